@@ -1,0 +1,9 @@
+//! What both planes must agree on: identities, type URLs, ports, labels, protobufs and the small headers that
+//! travel between proxies. Knows no socket, no runtime and no Kubernetes client.
+
+pub mod identity;
+pub mod names;
+pub mod proto;
+pub mod tunnel;
+
+pub use identity::{IdentityError, SpiffeId};
