@@ -1,1 +1,19 @@
+//! Everything that knows the shapes of Kubernetes objects: sources of the model's inputs. Today that is a folder of YAML
+//! files. Owns reading, watching and conversion; never decides what the objects mean for traffic, and never serves them.
 
+use bytes::Bytes;
+
+pub mod convert;
+pub mod derive;
+pub mod folder;
+
+pub use outrigger_crds::Problem;
+
+/// What the controller knows without any object.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Used unless a MeshConfig names another.
+    pub trust_domain: String,
+    /// Certificates that members of the trust domain are verified against, DER.
+    pub roots: Vec<Bytes>,
+}

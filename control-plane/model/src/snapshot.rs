@@ -6,6 +6,8 @@ use std::{
 };
 
 use bytes::Bytes;
+use prost::Message;
+use sha2::{Digest, Sha256};
 
 /// One encoded resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,4 +39,94 @@ pub struct MeshSnapshot {
     pub workloads: BTreeMap<Arc<str>, Arc<str>>,
     /// Grows with each snapshot of this process.
     pub generation: u64,
+}
+
+/// A resource on its way into a snapshot.
+pub(crate) struct Draft {
+    name: String,
+    aliases: Vec<String>,
+    body: Vec<u8>,
+}
+
+// === impl Draft ===
+
+impl Draft {
+    pub(crate) fn new(name: String, aliases: Vec<String>, message: &impl Message) -> Self {
+        Self { name, aliases, body: message.encode_to_vec() }
+    }
+
+    /// The previous resource itself, if this is the same.
+    fn finish(self, previous: Option<&Arc<Resource>>) -> Arc<Resource> {
+        if let Some(previous) = previous
+            && previous.body == self.body
+            && previous.aliases.iter().map(AsRef::as_ref).eq(self.aliases.iter().map(String::as_str))
+        {
+            return previous.clone();
+        }
+        Arc::new(Resource {
+            name: self.name.into(),
+            aliases: self.aliases.into_iter().map(Arc::from).collect(),
+            version: version(&self.body),
+            body: self.body.into(),
+        })
+    }
+}
+
+/// The first 8 bytes of the body's SHA-256, in hex.
+fn version(body: &[u8]) -> Arc<str> {
+    let digest = Sha256::digest(body);
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}
+
+// === impl TypeSet ===
+
+impl TypeSet {
+    fn assemble(drafts: Vec<Draft>, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        let mut resources = BTreeMap::new();
+        let mut aliases = HashMap::new();
+        let mut unchanged = 0;
+        for draft in drafts {
+            let before = previous.and_then(|set| set.resources.get(draft.name.as_str()));
+            let resource = draft.finish(before);
+            unchanged += usize::from(before.is_some_and(|before| Arc::ptr_eq(before, &resource)));
+            aliases.extend(resource.aliases.iter().map(|alias| (alias.clone(), resource.name.clone())));
+            resources.insert(resource.name.clone(), resource);
+        }
+        match previous {
+            // Aliases are those of the resources.
+            Some(previous) if previous.resources.len() == unchanged && resources.len() == unchanged => previous.clone(),
+            _ => Arc::new(Self { resources, aliases }),
+        }
+    }
+}
+
+// === impl MeshSnapshot ===
+
+impl MeshSnapshot {
+    pub(crate) fn assemble(
+        drafts: BTreeMap<&'static str, Vec<Draft>>,
+        shared_identities: Vec<Arc<str>>,
+        workloads: BTreeMap<Arc<str>, Arc<str>>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let types = drafts
+            .into_iter()
+            .map(|(type_url, drafts)| {
+                let before = previous.and_then(|snapshot| snapshot.types.get(type_url));
+                (type_url, TypeSet::assemble(drafts, before))
+            })
+            .collect();
+        let mut snapshot = Self { types, shared_identities, workloads, generation: 1 };
+        if let Some(previous) = previous {
+            snapshot.generation = previous.generation + u64::from(!snapshot.same_content(previous));
+        }
+        snapshot
+    }
+
+    /// Whether both serve the same; cheap where they share.
+    fn same_content(&self, other: &Self) -> bool {
+        let same_types = self.types.len() == other.types.len()
+            && self.types.iter().all(|(url, set)| other.types.get(url).is_some_and(|o| Arc::ptr_eq(set, o)));
+        same_types && self.shared_identities == other.shared_identities && self.workloads == other.workloads
+    }
 }

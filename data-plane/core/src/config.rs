@@ -13,7 +13,8 @@ pub use wire::traffic_policy::Balancer;
 mod compile;
 mod matchers;
 
-pub use matchers::{IpBlock, KeyMatch, PathMatch, Principal, StringMatch};
+pub(crate) use matchers::cookies;
+pub use matchers::{BadIpBlock, IpBlock, KeyMatch, PathMatch, Principal, StringMatch};
 
 /// Why a resource is refused.
 #[derive(Debug, Clone, thiserror::Error)]

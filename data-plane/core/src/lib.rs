@@ -6,8 +6,10 @@
 
 pub mod access;
 pub mod balance;
+mod clock;
 pub mod config;
 pub mod detect;
+mod hash;
 pub mod path;
 pub mod retry;
 pub mod route;

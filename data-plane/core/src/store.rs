@@ -1,6 +1,10 @@
 //! Where the control thread publishes and workers read. Reading takes no lock.
 
-use std::{net::IpAddr, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
@@ -42,12 +46,8 @@ impl Store {
     /// An empty store, and where it says which addresses workers asked for.
     pub fn new() -> (Arc<Self>, mpsc::Receiver<IpAddr>) {
         let (asks, asked) = mpsc::channel(1024);
-        let store = Self {
-            snapshot: ArcSwap::default(),
-            svid: ArcSwapOption::empty(),
-            changed: watch::Sender::new(0),
-            asks,
-        };
+        let store =
+            Self { snapshot: ArcSwap::default(), svid: ArcSwapOption::empty(), changed: watch::Sender::new(0), asks };
         (Arc::new(store), asked)
     }
 
@@ -116,5 +116,79 @@ impl Store {
 impl std::fmt::Debug for Svid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Svid").field("id", &self.id).field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_wire::proto::config as wire;
+
+    use super::*;
+    use crate::config::Service;
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn snapshot(known: bool) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        if known {
+            let message = wire::Service {
+                name: "shop/cart".into(),
+                addresses: vec![ADDRESS.to_string()],
+                ..wire::Service::default()
+            };
+            snapshot.set_service(Arc::new(Service::compile(message).unwrap()), vec![]);
+        } else {
+            snapshot.set_absent(ADDRESS);
+        }
+        snapshot
+    }
+
+    #[test]
+    fn an_unknown_address_is_asked_for() {
+        let (store, mut asked) = Store::new();
+        assert!(matches!(store.lookup(ADDRESS), Lookup::Unknown));
+        assert_eq!(asked.try_recv(), Ok(ADDRESS));
+        store.publish(snapshot(false));
+        assert!(matches!(store.lookup(ADDRESS), Lookup::NotMeshed));
+        store.publish(snapshot(true));
+        assert!(matches!(store.lookup(ADDRESS), Lookup::Known(found) if &*found.service.name == "shop/cart"));
+        assert!(asked.try_recv().is_err());
+        assert_eq!(store.load().generation, 2);
+    }
+
+    #[test]
+    fn a_full_queue_blocks_nobody() {
+        let (store, _asked) = Store::new();
+        for _ in 0..2000 {
+            assert!(matches!(store.lookup(ADDRESS), Lookup::Unknown));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_with_the_answer_or_the_limit() {
+        let (store, _asked) = Store::new();
+        let limit = Duration::from_secs(1);
+        assert!(matches!(store.lookup_within(ADDRESS, limit).await, Lookup::Unknown));
+        let publish = async {
+            // First something else, which answers nothing.
+            store.publish(Snapshot::default());
+            tokio::task::yield_now().await;
+            store.publish(snapshot(true));
+        };
+        let (found, ()) = tokio::join!(store.lookup_within(ADDRESS, limit), publish);
+        assert!(matches!(found, Lookup::Known(_)));
+    }
+
+    #[tokio::test]
+    async fn certificates_wake_and_show_no_secret() {
+        let (store, _asked) = Store::new();
+        let mut changes = store.changes();
+        assert!(store.svid().is_none());
+        let now = SystemTime::now();
+        let id = SpiffeId::new("td", "shop", "cart").unwrap();
+        store.publish_svid(Svid { id, chain: vec![], key: b"secret".to_vec(), not_before: now, not_after: now });
+        changes.changed().await.unwrap();
+        let shown = format!("{:?}", store.svid().unwrap());
+        assert!(shown.contains("shop") && !shown.contains("key"), "{shown}");
     }
 }

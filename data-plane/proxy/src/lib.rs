@@ -1,15 +1,28 @@
 //! The proxy: everything of it that touches sockets. Knows configuration only through `outrigger_core::Store`,
 //! never xDS.
 //!
-//! A request's way: [`listeners`] → [`outbound`] or [`inbound`] → [`http`] or [`tcp`] → [`pool`] → [`pump`].
+//! A request's way: [`listeners`] → `outbound` or `inbound` → `http` or `tcp` → `pool` → the wire. A [`worker`]
+//! owns everything on that way; a request never changes thread.
 
 pub mod admin;
+mod engine;
 pub mod fallback;
 pub mod guard;
 pub mod handover;
+mod http;
+mod inbound;
 pub mod listeners;
+mod outbound;
+mod pool;
 pub mod pump;
 pub mod redirect;
+mod series;
+mod shared;
+mod stream;
 pub mod sys;
+mod tcp;
 pub mod telemetry;
 pub mod tls;
+pub mod worker;
+
+pub use engine::{Engine, Limits, Role};

@@ -1,1 +1,233 @@
-//! 
+//! Sockets: the pod's listening ones, and what is asked of the kernel about accepted and new ones.
+//! Decides nothing about what a connection carries.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+};
+
+use outrigger_wire::names::ports;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Length of the kernel's queue of connections that nobody has accepted yet, per socket. It bridges the moment
+/// between one process's death and another's first accept.
+const BACKLOG: i32 = 4096;
+
+/// More would not fit into one hand-over message per port (two address families each).
+pub const MAX_WORKERS: usize = crate::sys::MAX_FDS / 2;
+
+/// The ports that are listened on in a pod's network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Redirected outbound traffic.
+    pub outbound: u16,
+    /// Redirected inbound plaintext.
+    pub inbound: u16,
+    /// mTLS between proxies.
+    pub mesh: u16,
+}
+
+/// Listening sockets: per port and address family one for each worker, non-blocking and close-on-exec.
+/// A connection waits in the queue of one socket, so every socket must have somebody who accepts from it.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub outbound: Vec<TcpListener>,
+    pub inbound: Vec<TcpListener>,
+    pub mesh: Vec<TcpListener>,
+}
+
+/// Listens on every port of `ports`.
+///
+/// # Errors
+/// When a port can't be had, or for more than [`MAX_WORKERS`] workers.
+pub fn bind(ports: Ports, workers: usize) -> io::Result<Listeners> {
+    Ok(Listeners {
+        outbound: bind_port(ports.outbound, workers)?,
+        inbound: bind_port(ports.inbound, workers)?,
+        mesh: bind_port(ports.mesh, workers)?,
+    })
+}
+
+/// Listens on one port, with one `SO_REUSEPORT` socket per worker and address family. Without IPv6 on this
+/// machine there are those of IPv4 alone. Port 0 takes a free one, the same for all.
+///
+/// # Errors
+/// When the port can't be had, or for more than [`MAX_WORKERS`] workers.
+pub fn bind_port(port: u16, workers: usize) -> io::Result<Vec<TcpListener>> {
+    if workers == 0 || workers > MAX_WORKERS {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{workers} workers, at most {MAX_WORKERS}")));
+    }
+    let mut port = port;
+    let mut listeners = Vec::with_capacity(workers * 2);
+    for _ in 0..workers {
+        let listener = listen((Ipv4Addr::UNSPECIFIED, port).into())?;
+        port = listener.local_addr()?.port();
+        listeners.push(listener);
+    }
+    for _ in 0..workers {
+        match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if no_ipv6(&error) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(listeners)
+}
+
+/// Where the peer of a redirected connection wanted to go. Without a redirection: the address it reached.
+///
+/// # Errors
+/// When the connection is gone already.
+pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let local = stream.local_addr()?;
+    let socket = SockRef::from(stream);
+    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    Ok(original.ok().and_then(|address| address.as_socket()).unwrap_or(local))
+}
+
+/// A socket that will connect to `address`: small writes aren't held back, and with `mark` the pod's redirection
+/// lets it pass.
+///
+/// # Errors
+/// Without a free descriptor, or without the right to set a mark.
+pub fn upstream_socket(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
+    Ok(socket)
+}
+
+/// Connects to the app of this pod that was called at `destination`: on loopback, or on the pod's own address
+/// where the app listens on that alone.
+///
+/// # Errors
+/// When neither answers: the second one's reason.
+pub async fn connect_app(destination: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let loopback = match destination.ip() {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
+    };
+    let loopback = SocketAddr::new(loopback, destination.port());
+    match upstream_socket(loopback, mark)?.connect(loopback).await {
+        Ok(stream) => Ok(stream),
+        Err(_) if destination.ip() != loopback.ip() => upstream_socket(destination, mark)?.connect(destination).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the end of `stream` a reset, so that the peer sees a failure and not a short answer.
+pub(crate) fn reset(stream: &TcpStream) {
+    // A socket that refuses the option is closed anyhow.
+    let _ = stream.set_zero_linger();
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EPROTONOSUPPORT)
+    )
+}
+
+// === impl Ports ===
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { outbound: ports::OUTBOUND, inbound: ports::INBOUND, mesh: ports::MESH }
+    }
+}
+
+impl Ports {
+    pub fn contain(&self, port: u16) -> bool {
+        [self.outbound, self.inbound, self.mesh].contains(&port)
+    }
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    /// A second handle on every socket; the queues are shared.
+    ///
+    /// # Errors
+    /// Without free descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.for_worker(0, 1)
+    }
+
+    /// Handles on the sockets that `worker` (counted from 0) of `workers` serves. Together the workers serve all,
+    /// whatever number of workers they were bound for.
+    ///
+    /// # Errors
+    /// Without free descriptors.
+    pub fn for_worker(&self, worker: usize, workers: usize) -> io::Result<Self> {
+        let share = |listeners: &[TcpListener]| {
+            listeners.iter().skip(worker).step_by(workers).map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()
+        };
+        Ok(Self { outbound: share(&self.outbound)?, inbound: share(&self.inbound)?, mesh: share(&self.mesh)? })
+    }
+
+    /// The ports that these sockets listen on; 0 where there is none.
+    ///
+    /// # Errors
+    /// When a socket can't be asked.
+    pub fn ports(&self) -> io::Result<Ports> {
+        let port = |listeners: &[TcpListener]| {
+            listeners.first().map_or(Ok(0), |listener| listener.local_addr().map(|address| address.port()))
+        };
+        Ok(Ports { outbound: port(&self.outbound)?, inbound: port(&self.inbound)?, mesh: port(&self.mesh)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_socket_has_exactly_one_worker() {
+        let all = bind(Ports { outbound: 0, inbound: 0, mesh: 0 }, 3).unwrap();
+        assert!(all.outbound.len() == 3 || all.outbound.len() == 6);
+        for workers in 1..5 {
+            let shares: Vec<_> = (0..workers).map(|worker| all.for_worker(worker, workers).unwrap()).collect();
+            assert_eq!(shares.iter().map(|share| share.outbound.len()).sum::<usize>(), all.outbound.len());
+            assert_eq!(shares.iter().map(|share| share.mesh.len()).sum::<usize>(), all.mesh.len());
+        }
+    }
+
+    #[test]
+    fn one_port_for_all_families_and_workers() {
+        let all = bind_port(0, 2).unwrap();
+        let port = all[0].local_addr().unwrap().port();
+        assert_ne!(port, 0);
+        assert!(all.iter().all(|listener| listener.local_addr().unwrap().port() == port));
+        assert!(bind_port(0, 0).is_err());
+        assert!(bind_port(0, MAX_WORKERS + 1).is_err());
+    }
+
+    #[tokio::test]
+    async fn without_a_redirection_the_destination_is_the_address_reached() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::spawn(async move { upstream_socket(address, None).unwrap().connect(address).await });
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert_eq!(original_destination(&stream).unwrap(), address);
+        assert!(client.await.unwrap().unwrap().nodelay().unwrap());
+    }
+}

@@ -1,1 +1,155 @@
-//! 
+//! The rules that bring a pod's traffic to its proxies: one nftables table, rendered as text by a pure function and
+//! installed in one transaction. Knows nothing of what the proxies do with it.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::{Command, Stdio},
+};
+
+use outrigger_core::config::IpBlock;
+
+/// What is captured in one network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// Where captured outbound connections go; see [`ports::OUTBOUND`](outrigger_wire::names::ports::OUTBOUND).
+    pub outbound: u16,
+    /// Where captured inbound connections go; see [`ports::INBOUND`](outrigger_wire::names::ports::INBOUND).
+    pub inbound: u16,
+    /// The port of the mesh, which is reached directly; see [`ports::MESH`](outrigger_wire::names::ports::MESH).
+    pub mesh: u16,
+    pub exempt: Exempt,
+    /// Ports of the pod that are reached without a proxy.
+    pub skip_inbound_ports: Vec<u16>,
+    /// Ports that the pod's apps call without a proxy.
+    pub skip_outbound_ports: Vec<u16>,
+    /// Addresses that the pod's apps call without a proxy.
+    pub skip_outbound_cidrs: Vec<IpBlock>,
+    /// Whether IPv6 is captured as well.
+    pub ipv6: bool,
+}
+
+/// How the proxies' own traffic is told from the apps'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exempt {
+    /// It is sent by this user; apps must run as another.
+    Uid(u32),
+    /// It bears this socket mark (`SO_MARK`), which takes CAP_NET_ADMIN to set.
+    Mark(u32),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RedirectError {
+    #[error("can't run nft (package nftables): {0}")]
+    Run(#[from] io::Error),
+    #[error("nft refused the rules: {0}")]
+    Refused(String),
+}
+
+const TABLE: &str = "inet outrigger";
+
+/// The rules as input of `nft -f`. They replace earlier ones in the same transaction, so there is no moment without.
+pub fn render(redirect: &Redirect) -> String {
+    let mut out = String::with_capacity(2048);
+    // `add` makes `delete` succeed whether or not the table is there.
+    let _ = writeln!(out, "add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{");
+    chain(&mut out, "output", &redirect.output());
+    chain(&mut out, "prerouting", &redirect.prerouting());
+    out.push_str("}\n");
+    out
+}
+
+/// Installs the rules in this network namespace.
+///
+/// # Errors
+/// If nft can't be run or refuses them; then the earlier rules stay.
+pub fn apply(redirect: &Redirect) -> Result<(), RedirectError> {
+    nft(&render(redirect))
+}
+
+/// Takes the rules out of this network namespace, if they are there.
+///
+/// # Errors
+/// If nft can't be run or refuses.
+pub fn remove() -> Result<(), RedirectError> {
+    nft(&format!("add table {TABLE}\ndelete table {TABLE}\n"))
+}
+
+fn nft(input: &str) -> Result<(), RedirectError> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
+    // What nft says is worth more than that it closed its input.
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        return Err(RedirectError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(written?)
+}
+
+fn chain(out: &mut String, hook: &str, rules: &[String]) {
+    // -100 is what nft calls dstnat, a name that it doesn't take on the output hook.
+    let _ = writeln!(out, "\tchain {hook} {{\n\t\ttype nat hook {hook} priority -100; policy accept;");
+    for rule in rules {
+        let _ = writeln!(out, "\t\t{rule}");
+    }
+    out.push_str("\t}\n");
+}
+
+// === impl Redirect ===
+
+impl Redirect {
+    /// Connections that begin in the pod. The hook sees only the first packet of each.
+    fn output(&self) -> Vec<String> {
+        let mut rules = vec![
+            match self.exempt {
+                Exempt::Uid(uid) => format!("meta skuid {uid} return"),
+                Exempt::Mark(mark) => format!("meta mark {mark:#x} return"),
+            },
+            // The pod's own addresses are routed over loopback as well.
+            "oifname \"lo\" return".to_owned(),
+        ];
+        rules.extend(self.only_ipv4());
+        rules.extend(skip_ports(&self.skip_outbound_ports));
+        rules.extend(skip_addresses("ip", self.skip_outbound_cidrs.iter().filter(|block| block.base.is_ipv4())));
+        rules.extend(skip_addresses("ip6", self.skip_outbound_cidrs.iter().filter(|block| block.base.is_ipv6())));
+        rules.push(format!("meta l4proto tcp redirect to :{}", self.outbound));
+        rules
+    }
+
+    /// Connections that come to the pod from outside.
+    fn prerouting(&self) -> Vec<String> {
+        let mut rules = vec!["iifname \"lo\" return".to_owned(), format!("tcp dport {} return", self.mesh)];
+        rules.extend(self.only_ipv4());
+        rules.extend(skip_ports(&self.skip_inbound_ports));
+        rules.push(format!("meta l4proto tcp redirect to :{}", self.inbound));
+        rules
+    }
+
+    fn only_ipv4(&self) -> Option<String> {
+        (!self.ipv6).then(|| "meta nfproto ipv6 return".to_owned())
+    }
+}
+
+fn skip_ports(ports: &[u16]) -> Option<String> {
+    let set = set(ports.iter())?;
+    Some(format!("tcp dport {set} return"))
+}
+
+fn skip_addresses<'a>(family: &str, blocks: impl Iterator<Item = &'a IpBlock>) -> Option<String> {
+    let set = set(blocks.map(|block| format!("{}/{}", block.base, block.prefix)))?;
+    Some(format!("{family} daddr {set} return"))
+}
+
+/// An anonymous set, sorted and without duplicates; `None` if it would be empty, which nft doesn't take.
+fn set(items: impl Iterator<Item = impl ToString>) -> Option<String> {
+    let items: std::collections::BTreeSet<String> = items.map(|item| item.to_string()).collect();
+    (!items.is_empty()).then(|| format!("{{ {} }}", items.into_iter().collect::<Vec<_>>().join(", ")))
+}
+
+#[cfg(test)]
+mod tests;

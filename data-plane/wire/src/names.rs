@@ -66,6 +66,8 @@ pub mod headers {
     pub const PORT: &str = "outrigger-port";
     /// The version the caller spoke, if it wasn't HTTP/2: `1.1` or `1.0`; from any meshed peer.
     pub const PROTO: &str = "outrigger-proto";
+    /// The method of a request that travels as an extended CONNECT (RFC 8441); from any meshed peer.
+    pub const METHOD: &str = "outrigger-method";
     /// SPIFFE ID of the caller that a shared proxy acts for ("-" for an unauthenticated one); from shared proxies only.
     pub const CALLER: &str = "outrigger-caller";
 }
@@ -82,3 +84,7 @@ pub fn endpoint_glob(service: &str) -> String {
 
 /// Abstract unix socket on which a guard hands listening sockets over (without the leading NUL).
 pub const GUARD_SOCKET: &str = "outrigger-guard";
+
+/// Abstract unix socket on which a sidecar gives listening sockets back to a restarted guard (without the leading
+/// NUL).
+pub const SIDECAR_SOCKET: &str = "outrigger-sidecar";

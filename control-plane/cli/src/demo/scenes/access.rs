@@ -1,0 +1,66 @@
+//! An AccessPolicy denies a caller: at once, alone, by name, and by whichever proxy speaks for the callee.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use outrigger_testbed::{Load, Outcome, probe};
+
+use crate::demo::{promise::Promise, shop, stage::Stage};
+
+const POLICY: &str = "no-visitors-in-the-catalog";
+const DENIED: Outcome = Outcome::Status(403);
+const EFFECT: Duration = Duration::from_millis(250);
+
+pub(crate) fn deny(stage: &mut Stage) -> Result<()> {
+    let visitor = stage.load(shop::VISITOR, shop::CATALOG, 100)?;
+    let front = stage.load(shop::FRONT, shop::CATALOG, 100)?;
+    stage.until("the visitor's first good answer", || visitor.samples().ok().count() > 10)?;
+
+    let written = stage.mesh.write(shop::NO_VISITORS.0, shop::NO_VISITORS.1)?;
+    stage.until("the denial", || denied(&visitor, written) > 0)?;
+    stage.observe(Duration::from_secs(1));
+    let says = who_denies(stage)?;
+    stage.say(&format!("the visitor gets 403 from {says}"));
+    stage.promise(Promise::holds("the denial names its policy", POLICY, says.clone(), says.contains(POLICY)));
+
+    let killed = stage.mesh.kill_sidecar(shop::VISITOR)?.gone;
+    stage.until("an answer without the caller's sidecar", || visitor.since(killed).len() > 20)?;
+    stage.mesh.restart_sidecar(shop::VISITOR)?;
+    let killed_callee = stage.mesh.kill_sidecar(shop::CATALOG_V1)?.gone;
+    stage.until("an answer without the callee's sidecar", || visitor.since(killed_callee).len() > 20)?;
+    stage.mesh.restart_sidecar(shop::CATALOG_V1)?;
+
+    let lifted = stage.mesh.remove(shop::NO_VISITORS.0)?;
+    stage.until("the end of the denial", || visitor.since(lifted).ok().count() > 10)?;
+    let (visitor, front) = (visitor.finish()?, front.finish()?);
+
+    let first = visitor.0.iter().filter(|sample| sample.outcome == DENIED).map(|sample| sample.done).min();
+    let effect = first.map(|first| Duration::from_micros(first.saturating_sub(written)));
+    stage.promise(Promise::within("denied after the policy was written", EFFECT, effect));
+    let leaked = visitor.between(first.unwrap_or(written), lifted).ok().count();
+    stage.promise(Promise::none("calls let through, sidecars of both ends killed included", leaked));
+    let hit = front.0.iter().filter(|sample| sample.outcome == DENIED).count();
+    stage.promise(Promise::none("calls of others denied", hit));
+    Ok(())
+}
+
+fn denied(load: &Load, from: u64) -> usize {
+    load.since(from).by_outcome().get(&DENIED).copied().unwrap_or_default()
+}
+
+/// Asks once more, as the visitor's app, and reads who says no.
+fn who_denies(stage: &Stage) -> Result<String> {
+    let target = shop::target(shop::CATALOG)?;
+    let page = probe::get_from(&stage.mesh.pod(shop::VISITOR)?.namespace, target.address, "/")?;
+    let body = page.body.trim();
+    match page.headers.get("outrigger-policy") {
+        Some(policy) => Ok(policy.clone()),
+        None if !body.is_empty() => Ok(body.to_owned()),
+        // Callers aren't told; the callee's own metrics know.
+        None => {
+            let metrics = stage.mesh.pod(shop::CATALOG_V1)?.metrics();
+            let denial = metrics.iter().find(|metric| metric.name == "outrigger_access_denied_total");
+            denial.and_then(|metric| metric.labels.get("policy").cloned()).context("nobody says which policy denied")
+        }
+    }
+}

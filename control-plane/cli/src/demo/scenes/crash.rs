@@ -1,0 +1,56 @@
+//! SIGKILL under load: what was in flight in the dead process is lost, and nothing else.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::demo::{
+    promise::{Promise, time},
+    shop,
+    stage::{Stage, failures},
+};
+
+/// Calls per second, each over a new connection.
+const RATE: u32 = 1000;
+const KILLS: usize = 5;
+const FIRST_ANSWER: Duration = Duration::from_millis(40);
+
+/// The caller's sidecar dies.
+pub(crate) fn outbound(stage: &mut Stage) -> Result<()> {
+    five_times(stage, "outbound", shop::FRONT, shop::FRONT, shop::CATALOG)
+}
+
+/// The callee's sidecar dies.
+pub(crate) fn inbound(stage: &mut Stage) -> Result<()> {
+    five_times(stage, "inbound", shop::CATALOG_V1, shop::VISITOR, shop::CATALOG_V1_ONLY)
+}
+
+fn five_times(stage: &mut Stage, side: &str, victim: &str, caller: &str, target: &str) -> Result<()> {
+    let load = stage.load(caller, target, RATE)?;
+    stage.observe(Duration::from_secs(1));
+    let mut kills = Vec::with_capacity(KILLS);
+    for _ in 0..KILLS {
+        let kill = stage.mesh.kill_sidecar(victim)?;
+        kills.push(kill);
+        stage.until("an answer after the kill", || load.since(kill.gone).first_answer(kill.gone).is_some())?;
+        stage.observe(Duration::from_millis(800));
+        let back = stage.mesh.restart_sidecar(victim)?;
+        stage.say(&format!("SIGKILL, carried by guard and shared proxy; sidecar back after {}", time(back)));
+        // Long enough for the guard to hand the sockets back.
+        stage.observe(Duration::from_millis(1500));
+    }
+    let samples = load.finish()?;
+    let deaths = samples.deaths(&kills);
+    let name = |what: &str| format!("{what}: {KILLS} × SIGKILL, {side}");
+    stage.say(&format!(
+        "{} calls: {}; {} were in flight in a killed process; longest gap {}",
+        deaths.calls,
+        failures(&samples),
+        deaths.in_flight,
+        time(samples.longest_gap())
+    ));
+    stage.promise(Promise::none(&name("connections refused"), deaths.refused));
+    stage.promise(Promise::none(&name("failed new connections"), deaths.failed_new));
+    stage.promise(Promise::within(&name("first answer"), FIRST_ANSWER, deaths.slowest_first_answer()));
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! What every scene has at hand: the mesh, a voice, a load client in any pod, and a list of promises to add to.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use anyhow::Result;
+use outrigger_testbed::{Load, LoadSpec, Mesh, Samples, probe::wait_until};
+
+use super::{board::Board, promise::Promise, shop};
+
+/// What doesn't come by then won't come.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) mesh: Mesh,
+    pub(crate) board: Arc<Board>,
+    /// The shop's steady traffic.
+    pub(crate) steady: Arc<Load>,
+    /// Somebody watches, so give them time to.
+    watched: bool,
+    pub(crate) fast: bool,
+    promises: Vec<Promise>,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    pub(crate) fn new(mesh: Mesh, board: Arc<Board>, steady: Arc<Load>, watched: bool, fast: bool) -> Self {
+        Self { mesh, board, steady, watched, fast, promises: Vec::new() }
+    }
+
+    pub(crate) fn say(&self, line: &str) {
+        self.board.say(line);
+    }
+
+    pub(crate) fn promise(&mut self, promise: Promise) {
+        self.board.promise(&promise);
+        self.promises.push(promise);
+    }
+
+    pub(crate) fn promises(&self) -> &[Promise] {
+        &self.promises
+    }
+
+    /// Load from a pod's app, each call over a connection of its own. Returns once answers come.
+    pub(crate) fn load(&self, pod: &str, target: &str, rate: u32) -> Result<Load> {
+        let load = self.load_of(pod, &LoadSpec::new(shop::target(target)?, rate))?;
+        Ok(load)
+    }
+
+    pub(crate) fn load_of(&self, pod: &str, spec: &LoadSpec) -> Result<Load> {
+        let load = Load::start(self.mesh.pod(pod)?, spec)?;
+        self.until("first answers of a load client", || load.samples().len() > 5)?;
+        Ok(load)
+    }
+
+    pub(crate) fn until(&self, what: &str, so: impl FnMut() -> bool) -> Result<Duration> {
+        wait_until(what, PATIENCE, so)
+    }
+
+    /// Lets traffic run, to see what it does in that time.
+    pub(crate) fn observe(&self, time: Duration) {
+        thread::sleep(if self.fast { time / 2 } else { time });
+    }
+
+    /// Time to read, if anybody does.
+    pub(crate) fn pause(&self) {
+        if self.watched {
+            thread::sleep(Duration::from_secs(3));
+        }
+    }
+
+    /// Fewer if there's haste.
+    pub(crate) fn times(&self, all: usize, hasty: usize) -> usize {
+        if self.fast { hasty } else { all }
+    }
+}
+
+/// Failures in words, for the narration: `3 Reset, 1 Timeout`.
+pub(crate) fn failures(samples: &Samples) -> String {
+    let counts = samples.by_outcome();
+    let failed = counts.iter().filter(|(outcome, _)| **outcome != outrigger_testbed::Outcome::Ok);
+    let words: Vec<_> = failed.map(|(outcome, count)| format!("{count} {outcome:?}")).collect();
+    if words.is_empty() { "no failures".to_owned() } else { words.join(", ") }
+}

@@ -1,0 +1,127 @@
+//! Health, metrics and debugging over plain HTTP, read only. Shows no secret.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Bytes, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    listener,
+    metrics::{self, Observed},
+};
+
+/// Time for a peer to send its request's headers.
+const HEADERS: Duration = Duration::from_secs(5);
+
+const PAGES: &str = "/healthz\n/readyz\n/metrics\n/debug/proxies\n/debug/problems\n/debug/resources?type=Service\n";
+
+/// What the pages are made of.
+pub(crate) struct Admin {
+    observed: Observed,
+    registry: Registry,
+}
+
+// === impl Admin ===
+
+impl Admin {
+    pub(crate) fn new(observed: Observed) -> Arc<Self> {
+        let registry = metrics::registry(observed.clone());
+        Arc::new(Self { observed, registry })
+    }
+
+    /// Serves until `stop`, then drains.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        listener::accept(listener, stop.clone(), |stream, _| {
+            let (admin, stop) = (Arc::clone(&self), stop.clone());
+            async move {
+                let service = service_fn(move |request: Request<_>| {
+                    let answer = admin.answer(request.method(), request.uri().path(), request.uri().query());
+                    std::future::ready(Ok::<_, Infallible>(answer))
+                });
+                let mut http1 = http1::Builder::new();
+                http1.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+                let connection = http1.serve_connection(TokioIo::new(stream), service);
+                tokio::select! {
+                    // What a peer does wrong here is its own business.
+                    _ = connection => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        })
+        .await;
+    }
+
+    fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+        if method != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+        }
+        match path {
+            "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" if self.observed.snapshots.borrow().generation > 0 => text(StatusCode::OK, "ready\n".to_owned()),
+            "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no configuration has been read yet\n".to_owned()),
+            "/metrics" => match metrics::render(&self.registry) {
+                Ok(page) => respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", page),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            "/debug/proxies" => page(&self.observed.acks.to_json()),
+            "/debug/problems" => page(&self.problems()),
+            "/debug/resources" => match self.resources(query) {
+                Some(resources) => page(&resources),
+                None => text(StatusCode::NOT_FOUND, "no such type\n".to_owned()),
+            },
+            _ => text(StatusCode::NOT_FOUND, PAGES.to_owned()),
+        }
+    }
+
+    fn problems(&self) -> Value {
+        let problems = self.observed.problems.borrow();
+        let problem = |p: &outrigger_kube::Problem| {
+            json!({
+                "file": &*p.file,
+                "document": p.document,
+                "object": p.object,
+                "field": p.field,
+                "problem": p.problem,
+                "remedy": p.remedy,
+            })
+        };
+        problems.iter().map(problem).collect()
+    }
+
+    /// Names and versions, of all types or of the one that is asked for by URL or short name.
+    fn resources(&self, query: Option<&str>) -> Option<Value> {
+        let snapshot = Arc::clone(&self.observed.snapshots.borrow());
+        let wanted = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("type=")));
+        let types: Map<String, Value> = snapshot
+            .types
+            .iter()
+            .filter(|(url, _)| wanted.is_none_or(|wanted| wanted == **url || wanted == metrics::short(url)))
+            .map(|(url, set)| {
+                let versions = set.resources.values().map(|r| (r.name.to_string(), Value::from(&*r.version)));
+                ((*url).to_owned(), Value::Object(versions.collect()))
+            })
+            .collect();
+        (wanted.is_none() || !types.is_empty()).then(|| json!({ "generation": snapshot.generation, "types": types }))
+    }
+}
+
+fn page(value: &Value) -> Response<Full<Bytes>> {
+    respond(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}

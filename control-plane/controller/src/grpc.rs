@@ -1,0 +1,146 @@
+//! The proxies' port: TLS 1.3, HTTP/2, and no call without a valid token.
+//!
+//! Authentication happens here and nowhere else. What it finds is left in the request's extensions, where the services
+//! look for it; a service that finds nothing refuses.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use http::{HeaderMap, Request, Response, header};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outrigger_xds::Principal;
+use rustls::{ServerConfig, version::TLS13};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body, service::Routes};
+use tower::ServiceExt;
+
+use crate::{certificate::OwnCertificate, listener, tokens::TokenFiles};
+
+/// Handshakes at once: each costs us a signature, and a peer that stalls only keeps its place for [`HANDSHAKE`].
+const MAX_HANDSHAKES: usize = 512;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A proxy that is gone is noticed after this and [`KEEPALIVE_ANSWER`].
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// Calls at once on one connection; a proxy needs two.
+const MAX_STREAMS: u32 = 32;
+/// Bytes of headers of one call.
+const MAX_HEADERS: u32 = 16 * 1024;
+
+/// What every connection needs.
+pub(crate) struct Server {
+    tls: TlsAcceptor,
+    handshakes: Semaphore,
+    http2: http2::Builder<TokioExecutor>,
+    tokens: TokenFiles,
+    routes: Routes,
+}
+
+// === impl Server ===
+
+impl Server {
+    pub(crate) fn new(
+        certificate: Arc<OwnCertificate>,
+        tokens: TokenFiles,
+        routes: Routes,
+    ) -> anyhow::Result<Arc<Self>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .context("TLS 1.3")?
+            .with_no_client_auth()
+            .with_cert_resolver(certificate);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_ANSWER)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADERS);
+        let handshakes = Semaphore::new(MAX_HANDSHAKES);
+        Ok(Arc::new(Self { tls: TlsAcceptor::from(Arc::new(tls)), handshakes, http2, tokens, routes }))
+    }
+
+    /// Serves until `stop`, then drains.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        listener::accept(listener, stop.clone(), |stream, peer| {
+            let (server, stop) = (Arc::clone(&self), stop.clone());
+            async move { server.serve(stream, peer, stop).await }
+        })
+        .await;
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+        let stream = tokio::select! {
+            stream = self.handshake(stream, peer) => stream,
+            () = stop.cancelled() => None,
+        };
+        let Some(stream) = stream else { return };
+        let service = {
+            let server = Arc::clone(&self);
+            service_fn(move |request| Arc::clone(&server).call(request, peer))
+        };
+        let mut connection = std::pin::pin!(self.http2.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "connection ended");
+        }
+    }
+
+    async fn handshake(&self, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
+        let handshake = async {
+            // Never closed, so there is always a permit to wait for.
+            let _permit = self.handshakes.acquire().await;
+            self.tls.accept(stream).await
+        };
+        match time::timeout(HANDSHAKE, handshake).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "TLS handshake took too long");
+                None
+            }
+        }
+    }
+
+    async fn call(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Result<Response<Body>, Infallible> {
+        let Some(principal) = self.authenticate(request.headers(), peer) else {
+            // The same answer whatever was wrong: it tells a guesser nothing.
+            return Ok(Status::unauthenticated("a valid token of a workload of this mesh is needed").into_http());
+        };
+        request.headers_mut().remove(header::AUTHORIZATION);
+        request.extensions_mut().insert(principal.identity.clone());
+        request.extensions_mut().insert(principal);
+        self.routes.clone().oneshot(request).await
+    }
+
+    fn authenticate(&self, headers: &HeaderMap, peer: SocketAddr) -> Option<Principal> {
+        let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let Some(token) = token else {
+            tracing::warn!(%peer, "a call without token was refused");
+            return None;
+        };
+        self.tokens.authenticate(token).inspect_err(|error| tracing::warn!(%peer, %error, "a call was refused")).ok()
+    }
+}

@@ -1,0 +1,106 @@
+//! Objects as users write them to the model's inputs. Fills in defaults, resolves selectors and port names, and turns
+//! what isn't supported into something that fails closed. Never decides precedence or permission: that is the model's.
+
+use std::fmt::Display;
+
+use k8s_openapi::{
+    api::core::v1::{Namespace, Service},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use outrigger_crds::{
+    AccessPolicy, MeshConfig, MeshRoute, TrafficPolicy, Workload,
+    gateway::{GrpcRoute, HttpRoute, ReferenceGrant},
+};
+use outrigger_model::{Finding, Inputs};
+
+use crate::Settings;
+
+mod filters;
+mod gateway_routes;
+mod matches;
+mod members;
+mod mesh_routes;
+mod policies;
+
+/// Every object of the mesh, by kind.
+#[derive(Debug, Default)]
+pub struct Objects<'a> {
+    pub mesh_configs: Vec<&'a MeshConfig>,
+    pub namespaces: Vec<&'a Namespace>,
+    pub services: Vec<&'a Service>,
+    pub workloads: Vec<&'a Workload>,
+    pub http_routes: Vec<&'a HttpRoute>,
+    pub grpc_routes: Vec<&'a GrpcRoute>,
+    pub mesh_routes: Vec<&'a MeshRoute>,
+    pub grants: Vec<&'a ReferenceGrant>,
+    pub traffic_policies: Vec<&'a TrafficPolicy>,
+    pub access_policies: Vec<&'a AccessPolicy>,
+}
+
+/// Findings of one object.
+struct Report<'a> {
+    object: &'a str,
+    findings: &'a mut Vec<Finding>,
+}
+
+/// What the objects say. What can't be converted is left out, or fails closed, and is reported.
+pub fn inputs(objects: &Objects<'_>, settings: &Settings) -> (Inputs, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let mesh = policies::mesh_settings(&objects.mesh_configs, settings);
+    let services: Vec<_> = objects.services.iter().map(|s| members::service(s, &mut findings)).collect();
+    let workloads: Vec<_> = objects.workloads.iter().map(|w| members::workload(w, &mut findings)).collect();
+    let endpoints = members::endpoints(&objects.services, &workloads, &mut findings);
+
+    let mut routes = Vec::new();
+    routes.extend(objects.http_routes.iter().map(|r| gateway_routes::http_route(r, &services, &mut findings)));
+    routes.extend(objects.grpc_routes.iter().map(|r| gateway_routes::grpc_route(r, &services, &mut findings)));
+    routes.extend(objects.mesh_routes.iter().map(|r| mesh_routes::mesh_route(r, &mesh.trust_domain)));
+
+    let access = objects.access_policies.iter();
+    let inputs = Inputs {
+        namespaces: objects.namespaces.iter().map(|n| members::namespace(n, &mut findings)).collect(),
+        grants: objects.grants.iter().map(|g| gateway_routes::grant(g)).collect(),
+        traffic_policies: objects.traffic_policies.iter().map(|p| policies::traffic_policy(p)).collect(),
+        access_policies: access.map(|p| policies::access_policy(p, &mesh.trust_domain)).collect(),
+        mesh,
+        services,
+        workloads,
+        endpoints,
+        routes,
+    };
+    (inputs, findings)
+}
+
+/// Namespace and name.
+fn names(metadata: &ObjectMeta) -> (String, String) {
+    let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    (namespace, metadata.name.clone().unwrap_or_default())
+}
+
+/// Unix time in seconds.
+fn created(metadata: &ObjectMeta) -> Option<i64> {
+    metadata.creation_timestamp.as_ref().map(|time| time.0.as_second())
+}
+
+/// `NAMESPACE/NAME` of a reference, in the namespace of the object that holds it unless it names another.
+fn qualified(namespace: Option<&String>, own: &str, name: &str) -> String {
+    format!("{}/{name}", namespace.map_or(own, String::as_str))
+}
+
+/// A number of a field whose schema bounds it; out of bounds is what isn't set.
+fn number<N: Default>(number: impl TryInto<N>) -> N {
+    number.try_into().unwrap_or_default()
+}
+
+/// Percent to parts per million; `None` is all.
+fn ppm(percent: Option<i32>) -> u32 {
+    percent.map_or(1_000_000, |percent| number::<u32>(percent.clamp(0, 100)) * 10_000)
+}
+
+// === impl Report ===
+
+impl Report<'_> {
+    fn add(&mut self, field: impl Display, message: String, remedy: &str) {
+        self.findings.push(Finding::new(self.object, &field.to_string(), message, remedy));
+    }
+}

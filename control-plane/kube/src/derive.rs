@@ -1,0 +1,63 @@
+//! Loaded objects to a snapshot: which of several objects of one name counts, and whose file a finding is about.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use outrigger_crds::{Loaded, Object, Problem};
+use outrigger_model::{Finding, MeshSnapshot, build};
+
+use crate::{
+    Settings,
+    convert::{self, Objects},
+};
+
+/// Derives what is served from objects in order of their files. Of objects with one name the first counts.
+pub fn derive(
+    loaded: &[&Loaded],
+    settings: &Settings,
+    previous: Option<&MeshSnapshot>,
+) -> (MeshSnapshot, Vec<Problem>) {
+    let mut problems = outrigger_crds::duplicates(loaded.iter().copied());
+    let mut objects = Objects::default();
+    let mut places: HashMap<String, &Loaded> = HashMap::with_capacity(loaded.len());
+    for each in loaded {
+        if let Entry::Vacant(place) = places.entry(each.object.to_string()) {
+            place.insert(each);
+            objects.push(&each.object);
+        }
+    }
+    let (inputs, findings) = convert::inputs(&objects, settings);
+    let built = build(&inputs, previous);
+    let found = findings.into_iter().chain(built.problems);
+    problems.extend(found.map(|finding| problem(places.get(&finding.object).copied(), finding)));
+    (built.snapshot, problems)
+}
+
+fn problem(place: Option<&Loaded>, finding: Finding) -> Problem {
+    Problem {
+        file: place.map_or_else(|| "".into(), |loaded| loaded.file.clone()),
+        document: place.map_or(0, |loaded| loaded.document),
+        object: finding.object,
+        field: finding.field,
+        problem: finding.message,
+        remedy: finding.remedy,
+    }
+}
+
+// === impl Objects ===
+
+impl<'a> Objects<'a> {
+    pub fn push(&mut self, object: &'a Object) {
+        match object {
+            Object::Service(object) => self.services.push(object),
+            Object::Namespace(object) => self.namespaces.push(object),
+            Object::Workload(object) => self.workloads.push(object),
+            Object::MeshConfig(object) => self.mesh_configs.push(object),
+            Object::MeshRoute(object) => self.mesh_routes.push(object),
+            Object::TrafficPolicy(object) => self.traffic_policies.push(object),
+            Object::AccessPolicy(object) => self.access_policies.push(object),
+            Object::HttpRoute(object) => self.http_routes.push(object),
+            Object::GrpcRoute(object) => self.grpc_routes.push(object),
+            Object::ReferenceGrant(object) => self.grants.push(object),
+        }
+    }
+}

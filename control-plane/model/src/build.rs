@@ -1,0 +1,206 @@
+//! Inputs to snapshot: one resource after another, each from facts only, so that equal inputs give equal bytes on every
+//! replica. Order, versions and sharing are decided here; what a route or policy means is decided beside it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use outrigger_wire::{SpiffeId, names, names::type_url, proto::config as wire};
+
+use crate::{
+    Finding, Inputs, MeshSnapshot,
+    access::AccessPolicies,
+    inputs::{Endpoint, Port, Service},
+    mesh::{Member, Mesh},
+    routes,
+    snapshot::Draft,
+    traffic::TrafficPolicies,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// What came of the inputs.
+#[derive(Debug)]
+pub struct Built {
+    /// Its generation is that of the previous snapshot if nothing changed.
+    pub snapshot: MeshSnapshot,
+    pub problems: Vec<Finding>,
+}
+
+/// Derives what is served. Whatever equals its counterpart in `previous` is shared with it.
+pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
+    let mut problems = Vec::new();
+    let mesh = Mesh::join(inputs, &mut problems);
+    let traffic = TrafficPolicies::collect(&mesh, &mut problems);
+    let access = AccessPolicies::collect(&mesh, &mut problems);
+
+    let mut services = services(&mesh, &traffic, &mut problems);
+    services.append(&mut direct_services(&mesh, &traffic, &mut problems));
+    let types = BTreeMap::from([
+        (type_url::TRUST, vec![trust(inputs)]),
+        (type_url::INBOUND, inbounds(&mesh, &traffic, &access)),
+        (type_url::ENDPOINT, endpoints(&mesh)),
+        (type_url::SERVICE, services),
+    ]);
+    let shared_identities = mesh.shared_identities().into_iter().map(Arc::from).collect();
+    let enrolled = mesh.members.iter().filter_map(|(name, member)| Some((name, member.identity.as_ref()?)));
+    let workloads = enrolled.map(|(name, identity)| (name.as_str().into(), identity.as_str().into())).collect();
+    problems.sort();
+    problems.dedup();
+    Built { snapshot: MeshSnapshot::assemble(types, shared_identities, workloads, previous), problems }
+}
+
+fn trust(inputs: &Inputs) -> Draft {
+    let trust_domain = inputs.mesh.trust_domain.clone();
+    Draft::new(trust_domain.clone(), Vec::new(), &wire::Trust { trust_domain, roots: inputs.mesh.roots.clone() })
+}
+
+fn services(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, problems: &mut Vec<Finding>) -> Vec<Draft> {
+    let mut tables = routes::tables(mesh, problems);
+    let mut taken: BTreeMap<IpAddr, &Service> = BTreeMap::new();
+    let mut drafts = Vec::with_capacity(mesh.services.len());
+    for (name, service) in &mesh.services {
+        let mut addresses = Vec::with_capacity(service.addresses.len());
+        for address in &service.addresses {
+            let first = taken.entry(*address).or_insert(service);
+            if std::ptr::eq(*first, *service) {
+                addresses.push(*address);
+            } else {
+                problems.push(address_taken(&service.origin, *address, &first.origin));
+            }
+        }
+        let aliases = addresses.iter().map(|address| names::address_alias(*address)).collect();
+        let message = wire::Service {
+            name: name.clone(),
+            addresses: addresses.iter().map(IpAddr::to_string).collect(),
+            ports: service.ports.iter().map(service_port).collect(),
+            route_tables: tables.remove(name).unwrap_or_default(),
+            traffic_policy: traffic.service(name),
+            direct: None,
+        };
+        drafts.push(Draft::new(name.clone(), aliases, &message));
+    }
+    drafts
+}
+
+/// A service per workload address, for callers that use that instead of a service.
+fn direct_services(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, problems: &mut Vec<Finding>) -> Vec<Draft> {
+    let mut taken: BTreeMap<IpAddr, &str> =
+        mesh.services.values().flat_map(|s| s.addresses.iter().map(|a| (*a, s.origin.as_str()))).collect();
+    let mut drafts = Vec::new();
+    for (name, member) in &mesh.members {
+        let workload = member.workload;
+        for address in &workload.addresses {
+            let first = *taken.entry(*address).or_insert(&workload.origin);
+            if first != workload.origin {
+                problems.push(address_taken(&workload.origin, *address, first));
+                continue;
+            }
+            let alias = names::address_alias(*address);
+            let direct = endpoint_of(alias.clone(), name, member, *address, workload.draining);
+            let message = wire::Service {
+                name: alias.clone(),
+                addresses: vec![address.to_string()],
+                ports: ports(mesh, name, member),
+                route_tables: Vec::new(),
+                traffic_policy: traffic.direct(&workload.namespace),
+                direct: Some(direct),
+            };
+            drafts.push(Draft::new(alias, Vec::new(), &message));
+        }
+    }
+    drafts
+}
+
+fn endpoints(mesh: &Mesh<'_>) -> Vec<Draft> {
+    let drafts = mesh.endpoints.iter().filter_map(|((service, workload), input)| {
+        // Only those whose workload exists are in the mesh's list.
+        let member = mesh.members.get(*workload)?;
+        let address = *member.workload.addresses.first()?;
+        let Endpoint { ports, draining, .. } = input;
+        let ports: BTreeSet<_> = ports.iter().collect();
+        let message = wire::Endpoint {
+            ports: ports
+                .into_iter()
+                .map(|(port, target)| wire::EndpointPort { port: (*port).into(), target: (*target).into() })
+                .collect(),
+            ..endpoint_of((*service).to_owned(), workload, member, address, *draining)
+        };
+        Some(Draft::new(format!("{service}/{}", member.workload.name), Vec::new(), &message))
+    });
+    drafts.collect()
+}
+
+/// What is true of a workload as an endpoint of whichever service.
+fn endpoint_of(service: String, name: &str, member: &Member<'_>, address: IpAddr, draining: bool) -> wire::Endpoint {
+    use wire::endpoint::State;
+    wire::Endpoint {
+        service,
+        workload: name.to_owned(),
+        address: address.to_string(),
+        ports: Vec::new(),
+        identity: member.identity.as_ref().map(SpiffeId::to_string).unwrap_or_default(),
+        meshed: member.identity.is_some(),
+        zone: member.workload.zone.clone(),
+        weight: member.workload.weight,
+        state: if draining { State::Draining } else { State::Ready }.into(),
+    }
+}
+
+fn inbounds(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, access: &AccessPolicies<'_>) -> Vec<Draft> {
+    let acting: Vec<String> = mesh.shared_identities().into_iter().map(str::to_owned).collect();
+    let drafts = mesh.members.iter().filter_map(|(name, member)| {
+        let identity = member.identity.as_ref()?;
+        let message = wire::Inbound {
+            workload: name.clone(),
+            identity: identity.to_string(),
+            addresses: member.workload.addresses.iter().map(IpAddr::to_string).collect(),
+            mtls: mesh.inputs.mesh.mtls.into(),
+            ports: ports(mesh, name, member),
+            policies: access.of(member),
+            fallback: Some(traffic.fallback(mesh, member)),
+            acting_identities: acting.clone(),
+            labels: member.workload.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+        };
+        Some(Draft::new(name.clone(), Vec::new(), &message))
+    });
+    drafts.collect()
+}
+
+/// Ports of a workload: its own, and those that services send to. A protocol that the workload doesn't say is taken from
+/// the first service that does, so that both ends of a connection agree on it.
+fn ports(mesh: &Mesh<'_>, name: &str, member: &Member<'_>) -> Vec<wire::ServicePort> {
+    let mut ports: BTreeMap<u16, wire::ServicePort> =
+        member.workload.ports.iter().map(|port| (port.port, service_port(port))).collect();
+    for service in &member.services {
+        let (Some(input), Some(endpoint)) = (mesh.services.get(*service), mesh.endpoints.get(&(*service, name))) else {
+            continue;
+        };
+        for (port, target) in &endpoint.ports {
+            let Some(outside) = input.ports.iter().find(|p| p.port == *port) else { continue };
+            let inside = ports
+                .entry(*target)
+                .or_insert_with(|| wire::ServicePort { port: (*target).into(), ..wire::ServicePort::default() });
+            if inside.protocol() == wire::Protocol::Auto {
+                inside.set_protocol(outside.protocol);
+            }
+        }
+    }
+    ports.into_values().collect()
+}
+
+fn service_port(port: &Port) -> wire::ServicePort {
+    wire::ServicePort { port: port.port.into(), name: port.name.clone(), protocol: port.protocol.into() }
+}
+
+fn address_taken(object: &str, address: IpAddr, owner: &str) -> Finding {
+    Finding::new(
+        object,
+        "spec.addresses",
+        format!("address {address} belongs to {owner}; calls of it go there"),
+        "give each object addresses of its own",
+    )
+}

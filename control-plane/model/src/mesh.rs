@@ -1,0 +1,105 @@
+//! The inputs joined once: who is there, who is behind which service, who is enrolled. Decides no routing and no policy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outrigger_wire::SpiffeId;
+
+use crate::{
+    Finding, Inputs,
+    inputs::{Endpoint, Mode, Service, Workload},
+};
+
+pub(crate) struct Mesh<'a> {
+    pub(crate) inputs: &'a Inputs,
+    /// By `NAMESPACE/NAME`.
+    pub(crate) services: BTreeMap<String, &'a Service>,
+    /// By `NAMESPACE/NAME`.
+    pub(crate) members: BTreeMap<String, Member<'a>>,
+    /// Those whose service and workload exist, by (service, workload).
+    pub(crate) endpoints: BTreeMap<(&'a str, &'a str), &'a Endpoint>,
+}
+
+/// A workload, enrolled or not.
+pub(crate) struct Member<'a> {
+    pub(crate) workload: &'a Workload,
+    /// `None`: not in the mesh.
+    pub(crate) identity: Option<SpiffeId>,
+    /// Services that it is behind, in order of their names.
+    pub(crate) services: BTreeSet<&'a str>,
+}
+
+// === impl Mesh ===
+
+impl<'a> Mesh<'a> {
+    pub(crate) fn join(inputs: &'a Inputs, findings: &mut Vec<Finding>) -> Self {
+        let services: BTreeMap<_, _> = inputs.services.iter().map(|s| (qualified(&s.namespace, &s.name), s)).collect();
+        let mut members: BTreeMap<_, _> = inputs
+            .workloads
+            .iter()
+            .map(|workload| {
+                let member = Member { workload, identity: None, services: BTreeSet::new() };
+                (qualified(&workload.namespace, &workload.name), member)
+            })
+            .collect();
+        let mut endpoints = BTreeMap::new();
+        for endpoint in &inputs.endpoints {
+            if let Some(member) = members.get_mut(&endpoint.workload)
+                && services.contains_key(&endpoint.service)
+            {
+                member.services.insert(&endpoint.service);
+                endpoints.insert((endpoint.service.as_str(), endpoint.workload.as_str()), endpoint);
+            }
+        }
+        let modes: BTreeMap<&str, Mode> =
+            inputs.namespaces.iter().filter_map(|n| Some((n.name.as_str(), n.mode?))).collect();
+        for member in members.values_mut() {
+            let mode = member.workload.mode.or_else(|| modes.get(member.workload.namespace.as_str()).copied());
+            // A shared proxy speaks mTLS by itself, whatever its labels say.
+            let enrolled = matches!(mode, Some(Mode::Sidecar | Mode::Shared))
+                || member.services.contains(inputs.mesh.shared_service.as_str());
+            if enrolled {
+                member.identity = identity(inputs, member.workload, findings);
+            }
+        }
+        Self { inputs, services, members, endpoints }
+    }
+
+    /// Name of the shared proxies' service, if there is one.
+    pub(crate) fn shared_service(&self) -> Option<&'a str> {
+        let name = self.inputs.mesh.shared_service.as_str();
+        self.services.contains_key(name).then_some(name)
+    }
+
+    /// SPIFFE IDs of the shared proxies, in order.
+    pub(crate) fn shared_identities(&self) -> BTreeSet<&str> {
+        let shared = self.inputs.mesh.shared_service.as_str();
+        self.members
+            .values()
+            .filter(|member| member.services.contains(shared))
+            .filter_map(|member| member.identity.as_ref().map(SpiffeId::as_str))
+            .collect()
+    }
+}
+
+fn identity(inputs: &Inputs, workload: &Workload, findings: &mut Vec<Finding>) -> Option<SpiffeId> {
+    SpiffeId::new(&inputs.mesh.trust_domain, &workload.namespace, &workload.service_account)
+        .map_err(|error| {
+            findings.push(Finding::new(
+                &workload.origin,
+                "spec.serviceAccount",
+                format!("no identity can be made of it: {error}; the workload stays out of the mesh"),
+                "name a service account of letters, digits, '.', '-' and '_'",
+            ));
+        })
+        .ok()
+}
+
+/// `NAMESPACE/NAME`.
+pub(crate) fn qualified(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// Namespace of a `NAMESPACE/NAME`.
+pub(crate) fn namespace_of(qualified: &str) -> &str {
+    qualified.split_once('/').map_or("", |(namespace, _)| namespace)
+}

@@ -1,0 +1,107 @@
+//! Backends of a route: whether they exist and whether the route may name them. One that doesn't resolve stays, so
+//! that its share of requests fails instead of going elsewhere.
+
+use outrigger_wire::proto::config as wire;
+use wire::filter::Kind;
+
+use crate::{
+    Finding,
+    inputs::{Port, Route},
+    mesh::{Mesh, namespace_of},
+};
+
+/// One rule of a route, as the origin of references.
+pub(crate) struct Referrer<'a> {
+    pub(crate) mesh: &'a Mesh<'a>,
+    pub(crate) route: &'a Route,
+    pub(crate) rule: usize,
+}
+
+// === impl Referrer ===
+
+impl Referrer<'_> {
+    pub(crate) fn field(&self, field: &str) -> String {
+        format!("spec.rules[{}].{field}", self.rule)
+    }
+
+    /// The backend with its port, or marked invalid. Its filters aren't touched.
+    pub(crate) fn backend(&self, field: &str, backend: &wire::Backend, findings: &mut Vec<Finding>) -> wire::Backend {
+        let mut backend = backend.clone();
+        if backend.invalid {
+            return backend;
+        }
+        match self.resolve(&backend) {
+            Ok(port) => backend.port = port,
+            Err((message, remedy)) => {
+                backend.invalid = true;
+                findings.push(Finding::new(&self.route.origin(), &self.field(field), message, remedy));
+            }
+        }
+        backend
+    }
+
+    /// Filters with their mirrors resolved. Gateway API: a mirror that doesn't resolve is dropped.
+    pub(crate) fn filters(
+        &self,
+        field: &str,
+        filters: &[wire::Filter],
+        findings: &mut Vec<Finding>,
+    ) -> Vec<wire::Filter> {
+        let mut kept = Vec::with_capacity(filters.len());
+        for (index, filter) in filters.iter().enumerate() {
+            let mut filter = filter.clone();
+            if let Some(Kind::Mirror(mirror)) = &mut filter.kind {
+                let asked = mirror.backend.take().unwrap_or_default();
+                let backend = self.backend(&format!("{field}[{index}].requestMirror"), &asked, findings);
+                if backend.invalid {
+                    continue;
+                }
+                mirror.backend = Some(backend);
+            }
+            kept.push(filter);
+        }
+        kept
+    }
+
+    fn resolve(&self, backend: &wire::Backend) -> Result<u32, (String, &'static str)> {
+        let name = &backend.service;
+        let namespace = namespace_of(name);
+        // Before anything else, so that an answer doesn't tell what exists in a namespace that grants nothing.
+        if namespace != self.route.namespace && !self.granted(name) {
+            return Err((
+                format!("no ReferenceGrant in {namespace} permits service {name}; its share is answered with 500"),
+                "create a ReferenceGrant in the service's namespace",
+            ));
+        }
+        let Some(service) = self.mesh.services.get(name) else {
+            return Err((
+                format!("service {name} doesn't exist; its share is answered with 500"),
+                "name a service that exists",
+            ));
+        };
+        match (backend.port, service.ports.as_slice()) {
+            (0, [Port { port, .. }]) => Ok(u32::from(*port)),
+            (0, _) => Err((
+                format!("service {name} doesn't have exactly one port; its share is answered with 500"),
+                "name a port",
+            )),
+            (port, ports) if ports.iter().any(|p| u32::from(p.port) == port) => Ok(port),
+            (port, _) => Err((
+                format!("service {name} has no port {port}; its share is answered with 500"),
+                "name a port that the service has",
+            )),
+        }
+    }
+
+    fn granted(&self, service: &str) -> bool {
+        let Some((namespace, name)) = service.split_once('/') else { return false };
+        let kind = self.route.kind;
+        self.mesh.inputs.grants.iter().filter(|grant| grant.namespace == namespace).any(|grant| {
+            let from = grant
+                .from
+                .iter()
+                .any(|f| f.group == kind.group() && f.kind == kind.name() && f.namespace == self.route.namespace);
+            from && grant.to.iter().any(|to| to.as_deref().is_none_or(|to| to == name))
+        })
+    }
+}

@@ -1,0 +1,231 @@
+//! The gRPC edge: both protocols over the same [`Session`]. One task and one small queue for each stream, so a slow
+//! client holds up nobody else.
+
+use std::{collections::HashMap, sync::Arc};
+
+use outrigger_model::{MeshSnapshot, Resource};
+use outrigger_wire::proto::{
+    discovery::{
+        self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+        aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+    },
+    envoy::config::core::v3::{ControlPlane, Node},
+    google::rpc,
+};
+use prost_types::Any;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+
+use crate::{Acks, Names, Principal, Push, Request, Session, Variant, Verdict, acks::Entry};
+
+/// Responses that wait for one client's socket. At most one of each type can be unanswered.
+const QUEUE: usize = 4;
+/// Longest request in bytes: `initial_resource_versions` of a proxy that holds the whole mesh.
+const MAX_REQUEST: usize = 16 << 20;
+
+/// The aggregated discovery service over a source of snapshots. When the source closes, so do all streams.
+#[derive(Debug, Clone)]
+pub struct Ads {
+    snapshots: watch::Receiver<Arc<MeshSnapshot>>,
+    acks: Arc<Acks>,
+}
+
+/// What differs between the two protocols.
+trait Protocol: Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+    const VARIANT: Variant;
+
+    fn read(request: Self::Request) -> (Option<Node>, String, Request);
+    fn write(push: Push, version: String) -> Self::Response;
+}
+
+enum Delta {}
+enum StateOfTheWorld {}
+
+// === impl Ads ===
+
+impl Ads {
+    /// Nothing is answered before a snapshot of generation 1 or later.
+    pub fn new(snapshots: watch::Receiver<Arc<MeshSnapshot>>, acks: Arc<Acks>) -> Self {
+        Self { snapshots, acks }
+    }
+
+    /// The service to be added to a router.
+    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    }
+
+    fn serve<P: Protocol>(
+        &self,
+        request: tonic::Request<Streaming<P::Request>>,
+    ) -> Result<Response<ReceiverStream<Result<P::Response, Status>>>, Status> {
+        let principal = request
+            .extensions()
+            .get::<Principal>()
+            .cloned()
+            .ok_or_else(|| Status::unauthenticated("the caller has not proven who it is"))?;
+        let (out, responses) = mpsc::channel(QUEUE);
+        let (snapshots, acks) = (self.snapshots.clone(), Arc::clone(&self.acks));
+        tokio::spawn(async move {
+            if let Err(status) = run::<P>(principal, request.into_inner(), snapshots, &acks, &out).await {
+                // The client may be gone; then nobody needs the reason.
+                let _ = out.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        self.serve::<StateOfTheWorld>(request)
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.serve::<Delta>(request)
+    }
+}
+
+/// One stream, until either side ends it.
+async fn run<P: Protocol>(
+    principal: Principal,
+    mut requests: Streaming<P::Request>,
+    mut snapshots: watch::Receiver<Arc<MeshSnapshot>>,
+    acks: &Arc<Acks>,
+    out: &mpsc::Sender<Result<P::Response, Status>>,
+) -> Result<(), Status> {
+    let closed = |_| Status::unavailable("the controller is shutting down");
+    let snapshot = snapshots.wait_for(|snapshot| snapshot.generation > 0).await.map_err(closed)?.clone();
+    let entry = acks.enter(Session::new(P::VARIANT, principal, snapshot));
+    loop {
+        tokio::select! {
+            request = requests.message() => {
+                let Some(request) = request? else { return Ok(()) };
+                let (node, type_url, request) = P::read(request);
+                take(&entry, node, &type_url, request)?;
+            }
+            changed = snapshots.changed() => {
+                changed.map_err(closed)?;
+                let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                entry.session().advance(snapshot);
+            }
+            () = out.closed() => return Ok(()),
+        }
+        let (pushes, version) = {
+            let mut session = entry.session();
+            (session.pushes(), session.generation().to_string())
+        };
+        for push in pushes {
+            entry.acks().count(push.type_url, |counts| counts.pushes += 1);
+            if out.send(Ok(P::write(push, version.clone()))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn take(entry: &Entry, node: Option<Node>, type_url: &str, request: Request) -> Result<(), Status> {
+    let mut session = entry.session();
+    if let Some(node) = node {
+        session.name_node(node.id);
+    }
+    let Some(type_url) = session.known_type(type_url) else {
+        // A later client may know more types than we do; the others must go on.
+        tracing::debug!(type_url, workload = %session.principal().workload, "a type that isn't served was asked for");
+        return Ok(());
+    };
+    let reason = request.error.clone();
+    let verdict =
+        session.request(type_url, request).map_err(|too_many| Status::resource_exhausted(too_many.to_string()))?;
+    if verdict == Verdict::Nack {
+        entry.acks().count(type_url, |counts| counts.nacks += 1);
+        let reason = reason.unwrap_or_default();
+        tracing::warn!(type_url, workload = %session.principal().workload, reason, "configuration was rejected");
+    }
+    Ok(())
+}
+
+// === impl Delta ===
+
+impl Protocol for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+    const VARIANT: Variant = Variant::Delta;
+
+    fn read(request: DeltaDiscoveryRequest) -> (Option<Node>, String, Request) {
+        let names = Names::Change {
+            subscribe: request.resource_names_subscribe,
+            unsubscribe: request.resource_names_unsubscribe,
+            known: HashMap::from_iter(request.initial_resource_versions),
+        };
+        let error = request.error_detail.map(reason);
+        (request.node, request.type_url, Request { names, nonce: request.response_nonce.parse().ok(), error })
+    }
+
+    fn write(push: Push, version: String) -> DeltaDiscoveryResponse {
+        let resource = |resource: &Arc<Resource>| discovery::Resource {
+            version: resource.version.to_string(),
+            resource: Some(any(push.type_url, resource)),
+            name: resource.name.to_string(),
+            aliases: resource.aliases.iter().map(ToString::to_string).collect(),
+            ttl: None,
+        };
+        DeltaDiscoveryResponse {
+            system_version_info: version,
+            resources: push.resources.iter().map(resource).collect(),
+            type_url: push.type_url.to_owned(),
+            nonce: push.nonce.to_string(),
+            removed_resources: push.removed.iter().map(ToString::to_string).collect(),
+            control_plane: Some(control_plane()),
+        }
+    }
+}
+
+// === impl StateOfTheWorld ===
+
+impl Protocol for StateOfTheWorld {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+    const VARIANT: Variant = Variant::StateOfTheWorld;
+
+    fn read(request: DiscoveryRequest) -> (Option<Node>, String, Request) {
+        let names = Names::Whole(request.resource_names);
+        let error = request.error_detail.map(reason);
+        (request.node, request.type_url, Request { names, nonce: request.response_nonce.parse().ok(), error })
+    }
+
+    fn write(push: Push, version: String) -> DiscoveryResponse {
+        DiscoveryResponse {
+            version_info: version,
+            resources: push.resources.iter().map(|resource| any(push.type_url, resource)).collect(),
+            canary: false,
+            type_url: push.type_url.to_owned(),
+            nonce: push.nonce.to_string(),
+            control_plane: Some(control_plane()),
+        }
+    }
+}
+
+fn any(type_url: &str, resource: &Resource) -> Any {
+    Any { type_url: type_url.to_owned(), value: resource.body.to_vec() }
+}
+
+fn control_plane() -> ControlPlane {
+    ControlPlane { identifier: concat!("outrigger/", env!("CARGO_PKG_VERSION")).to_owned() }
+}
+
+fn reason(status: rpc::Status) -> String {
+    status.message
+}

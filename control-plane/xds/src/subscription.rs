@@ -1,0 +1,511 @@
+//! One resource type on one stream: requests and snapshots in, pushes out. Pure: no runtime, no clock.
+//!
+//! What must be sent is always the difference between what the client asked for, as the newest snapshot answers it,
+//! and what was last sent. So pushes that wait for an acknowledgement coalesce by themselves: the latest wins.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
+
+use outrigger_model::{Resource, TypeSet};
+
+/// Names, aliases, globs and known versions that one subscription may hold.
+const MAX_NAMES: usize = 100_000;
+/// Bytes of one name.
+const MAX_NAME: usize = 512;
+/// Bytes kept of a client's reason for a rejection.
+const MAX_REASON: usize = 1024;
+
+/// Which of the two xDS protocols a stream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    Delta,
+    StateOfTheWorld,
+}
+
+/// What a client may see of a type. The rest doesn't exist for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    Everything,
+    /// Only the resource of this name.
+    Own(Arc<str>),
+}
+
+/// A request without its transport.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub names: Names,
+    /// Of the response that is answered; `None` if there is none, or one that we never made.
+    pub nonce: Option<u64>,
+    /// Why that response was rejected.
+    pub error: Option<String>,
+}
+
+/// What a request says about the names of interest.
+#[derive(Debug, Clone)]
+pub enum Names {
+    /// Delta.
+    Change {
+        subscribe: Vec<String>,
+        unsubscribe: Vec<String>,
+        /// `initial_resource_versions`: what the client kept from an earlier stream.
+        known: HashMap<String, String>,
+    },
+    /// State of the world: all names from now on.
+    Whole(Vec<String>),
+}
+
+/// What a request said about the push in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing: it had no nonce or a stale one.
+    None,
+    Ack,
+    Nack,
+}
+
+/// A response without its transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    pub type_url: &'static str,
+    pub nonce: u64,
+    /// Delta: what is new to the client. State of the world: all that it asked for.
+    pub resources: Vec<Arc<Resource>>,
+    /// Names, aliases and globs that lead nowhere. Empty for state of the world.
+    pub removed: Vec<Arc<str>>,
+}
+
+/// A client asks for more than a mesh can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("more than {MAX_NAMES} names of one type, or one longer than {MAX_NAME} bytes")]
+pub struct TooManyNames;
+
+/// The last rejection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Nack {
+    pub(crate) names: Vec<Arc<str>>,
+    pub(crate) reason: String,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Subscription {
+    type_url: &'static str,
+    variant: Variant,
+    scope: Scope,
+    set: Arc<TypeSet>,
+    /// A request has been seen.
+    started: bool,
+    /// State of the world: names were given once, so an empty list no longer means "all".
+    named: bool,
+    wildcard: bool,
+    /// Names, aliases and globs, each with what it was last answered.
+    asks: BTreeMap<Arc<str>, Answer>,
+    /// Asks that the next push answers even if nothing changed.
+    owed: BTreeSet<Arc<str>>,
+    /// The next push goes out even if it is empty.
+    answer_due: bool,
+    /// What the client was sent, by canonical name.
+    held: BTreeMap<Arc<str>, Held>,
+    in_flight: Option<InFlight>,
+    plan: Plan,
+    nack: Option<Nack>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    Unanswered,
+    Absent,
+    /// Canonical name of the resource, for a glob any of them.
+    Present(Arc<str>),
+}
+
+#[derive(Debug)]
+struct Held {
+    /// Sent last.
+    version: Arc<str>,
+    /// `None` until a version that the client brought along is found to be current.
+    resource: Option<Arc<Resource>>,
+    /// In force at the client.
+    accepted: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    nonce: u64,
+    names: BTreeSet<Arc<str>>,
+}
+
+/// What is to be sent as soon as nothing is in flight.
+#[derive(Debug, Default)]
+struct Plan {
+    upserts: BTreeMap<Arc<str>, Arc<Resource>>,
+    /// Asked for and not there: breaks nothing, so it need not wait as removals do.
+    unknown: BTreeSet<Arc<str>>,
+    removed: BTreeSet<Arc<str>>,
+    /// To be noted when the push is made.
+    answers: Vec<(Arc<str>, Answer)>,
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    pub fn new(type_url: &'static str, variant: Variant, scope: Scope, set: Arc<TypeSet>) -> Self {
+        Self {
+            type_url,
+            variant,
+            scope,
+            set,
+            started: false,
+            named: false,
+            wildcard: false,
+            asks: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            answer_due: false,
+            held: BTreeMap::new(),
+            in_flight: None,
+            plan: Plan::default(),
+            nack: None,
+        }
+    }
+
+    pub fn type_url(&self) -> &'static str {
+        self.type_url
+    }
+
+    /// Takes a request in. A stale nonce acknowledges nothing, but changes of names always count.
+    ///
+    /// # Errors
+    /// If the client asks for too much; the stream should end.
+    pub fn request(&mut self, request: Request) -> Result<Verdict, TooManyNames> {
+        let verdict = self.acknowledge(request.nonce, request.error);
+        let changed = match request.names {
+            Names::Change { subscribe, unsubscribe, known } => {
+                let changed = !self.started || !subscribe.is_empty() || !unsubscribe.is_empty();
+                self.change(subscribe, &unsubscribe, known)?;
+                changed
+            }
+            Names::Whole(names) => self.replace(names)?,
+        };
+        if changed {
+            self.replan();
+        }
+        Ok(verdict)
+    }
+
+    /// Takes a newer snapshot's resources in.
+    pub fn advance(&mut self, set: &Arc<TypeSet>) {
+        if !Arc::ptr_eq(&self.set, set) {
+            self.set = Arc::clone(set);
+            if self.started {
+                self.replan();
+            }
+        }
+    }
+
+    /// Something is new to the client, or it waits for an answer.
+    pub fn has_additions(&self) -> bool {
+        self.answer_due || !self.plan.upserts.is_empty() || !self.plan.unknown.is_empty()
+    }
+
+    /// Something that the client holds is gone.
+    pub fn has_removals(&self) -> bool {
+        !self.plan.removed.is_empty()
+    }
+
+    /// The next push, if one is due and none is in flight. Additions always; removals only if `with_removals`.
+    pub fn poll(&mut self, nonces: &mut u64, with_removals: bool) -> Option<Push> {
+        let due = self.has_additions() || (with_removals && self.has_removals());
+        if self.in_flight.is_some() || !due {
+            return None;
+        }
+        let mut plan = std::mem::take(&mut self.plan);
+        if !with_removals {
+            self.plan.removed = std::mem::take(&mut plan.removed);
+        }
+        self.answer_due = false;
+        self.owed.clear();
+        for (ask, answer) in plan.answers {
+            self.asks.entry(ask).and_modify(|slot| *slot = answer);
+        }
+        for name in &plan.removed {
+            self.held.remove(name);
+            self.asks.entry(Arc::clone(name)).and_modify(|slot| *slot = Answer::Absent);
+        }
+        for (name, resource) in &plan.upserts {
+            let accepted = self.held.remove(name).and_then(|held| held.accepted);
+            let held = Held { version: Arc::clone(&resource.version), resource: Some(Arc::clone(resource)), accepted };
+            self.held.insert(Arc::clone(name), held);
+        }
+        *nonces += 1;
+        self.in_flight = Some(InFlight { nonce: *nonces, names: plan.upserts.keys().cloned().collect() });
+        let (resources, removed) = match self.variant {
+            Variant::Delta => {
+                plan.unknown.append(&mut plan.removed);
+                (plan.upserts.into_values().collect(), plan.unknown.into_iter().collect())
+            }
+            Variant::StateOfTheWorld => {
+                (self.held.values().filter_map(|held| held.resource.clone()).collect(), Vec::new())
+            }
+        };
+        Some(Push { type_url: self.type_url, nonce: *nonces, resources, removed })
+    }
+
+    /// Versions in force at the client, by name.
+    pub(crate) fn accepted(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.held.iter().filter_map(|(name, held)| Some((name, held.accepted.as_ref()?)))
+    }
+
+    pub(crate) fn nack(&self) -> Option<&Nack> {
+        self.nack.as_ref()
+    }
+
+    fn acknowledge(&mut self, nonce: Option<u64>, error: Option<String>) -> Verdict {
+        let Some(in_flight) = self.in_flight.take_if(|in_flight| Some(in_flight.nonce) == nonce) else {
+            return Verdict::None;
+        };
+        let rejected = match &error {
+            None => BTreeSet::new(),
+            Some(reason) => rejected(&in_flight.names, reason),
+        };
+        for name in in_flight.names.difference(&rejected) {
+            if let Some(held) = self.held.get_mut(name) {
+                held.accepted = Some(Arc::clone(&held.version));
+            }
+        }
+        let Some(mut reason) = error else { return Verdict::Ack };
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        self.nack = Some(Nack { names: rejected.into_iter().collect(), reason });
+        Verdict::Nack
+    }
+
+    /// Delta: names come and go.
+    fn change(
+        &mut self,
+        subscribe: Vec<String>,
+        unsubscribe: &[String],
+        known: HashMap<String, String>,
+    ) -> Result<(), TooManyNames> {
+        let first = !std::mem::replace(&mut self.started, true);
+        if first {
+            self.answer_due = true;
+            // The legacy form of `*`; it exists only as long as nothing was ever asked for by name.
+            self.wildcard = subscribe.is_empty();
+            for (name, version) in known {
+                admit(&name, self.held.len())?;
+                let version: Arc<str> = version.into();
+                let held = Held { version: Arc::clone(&version), resource: None, accepted: Some(version) };
+                self.held.insert(name.into(), held);
+            }
+        }
+        for name in subscribe {
+            self.subscribe(name, first)?;
+        }
+        for name in unsubscribe {
+            let asked = self.asks.remove(name.as_str()).is_some();
+            self.owed.remove(name.as_str());
+            if name == "*" {
+                self.wildcard = false;
+            } else if asked && self.is_asked_for(name, &[]) {
+                // The client may have dropped it, though it still wants it: it can't tell, so it must be told.
+                self.owed.insert(name.as_str().into());
+                self.answer_due = true;
+            }
+        }
+        if !unsubscribe.is_empty() {
+            self.forget_unasked();
+        }
+        Ok(())
+    }
+
+    /// State of the world: these names and no others. Says whether that changes anything.
+    fn replace(&mut self, names: Vec<String>) -> Result<bool, TooManyNames> {
+        let first = !std::mem::replace(&mut self.started, true);
+        self.answer_due |= first;
+        self.named |= !names.is_empty();
+        let before = (self.wildcard, self.asks.len());
+        let names: BTreeSet<String> = names.into_iter().collect();
+        self.asks.retain(|ask, _| names.contains(&**ask));
+        self.owed.retain(|ask| names.contains(&**ask));
+        let kept = self.asks.len();
+        let wildcard = names.contains("*") || !self.named;
+        for name in names {
+            if name != "*" && !self.asks.contains_key(name.as_str()) {
+                self.subscribe(name, first)?;
+            }
+        }
+        self.answer_due |= wildcard && !self.wildcard;
+        self.wildcard = wildcard;
+        self.forget_unasked();
+        Ok(first || before != (wildcard, kept) || kept != self.asks.len())
+    }
+
+    fn subscribe(&mut self, name: String, first: bool) -> Result<(), TooManyNames> {
+        admit(&name, self.asks.len())?;
+        let name: Arc<str> = name.into();
+        if &*name == "*" {
+            self.wildcard = true;
+        } else {
+            self.asks.entry(Arc::clone(&name)).or_insert(Answer::Unanswered);
+        }
+        // With the first request `known` says what need not be sent; later every name is answered, even again.
+        if !first {
+            self.owed.insert(name);
+            self.answer_due = true;
+        }
+        Ok(())
+    }
+
+    /// What the client no longer asks for, it drops by itself.
+    fn forget_unasked(&mut self) {
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|name, held| {
+            self.is_asked_for(name, held.resource.as_ref().map_or(&[], |resource| &resource.aliases))
+        });
+        self.held = held;
+    }
+
+    fn is_asked_for(&self, name: &str, aliases: &[Arc<str>]) -> bool {
+        let in_glob = |at: usize| {
+            let glob: String = [&name[..=at], "*"].concat();
+            glob != name && self.asks.contains_key(glob.as_str())
+        };
+        self.wildcard
+            || self.asks.contains_key(name)
+            || aliases.iter().any(|alias| self.asks.contains_key(alias))
+            || name.match_indices('/').any(|(at, _)| in_glob(at))
+    }
+
+    /// Compares what is asked for with what was sent.
+    fn replan(&mut self) {
+        let set = Arc::clone(&self.set);
+        let mut wanted: BTreeMap<&str, &Arc<Resource>> = BTreeMap::new();
+        let mut plan = Plan::default();
+        if self.wildcard {
+            self.scope.find(&set, "*", |resource| {
+                wanted.insert(&resource.name, resource);
+            });
+        }
+        for (ask, before) in &self.asks {
+            let mut found = None;
+            self.scope.find(&set, ask, |resource| {
+                wanted.insert(&resource.name, resource);
+                found = Some(resource);
+            });
+            plan.answer(ask, before, found);
+        }
+        for ask in &self.owed {
+            let mut found = false;
+            self.scope.find(&set, ask, |resource| {
+                plan.upserts.insert(Arc::clone(&resource.name), Arc::clone(resource));
+                found = true;
+            });
+            if !found && &**ask != "*" {
+                plan.unknown.insert(Arc::clone(ask));
+            }
+        }
+        for (&name, &resource) in &wanted {
+            match self.held.get_mut(name) {
+                Some(held) if held.is(resource) => held.resource = Some(Arc::clone(resource)),
+                _ => {
+                    plan.upserts.insert(Arc::clone(&resource.name), Arc::clone(resource));
+                }
+            }
+        }
+        plan.removed.extend(self.held.keys().filter(|name| !wanted.contains_key(&***name)).cloned());
+        self.plan = plan;
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Compares what `ask` leads to now with what it was last answered.
+    fn answer(&mut self, ask: &Arc<str>, before: &Answer, found: Option<&Arc<Resource>>) {
+        match (found, before) {
+            (Some(_), Answer::Present(_)) if is_glob(ask) => {}
+            (Some(resource), Answer::Present(name)) if *name == resource.name => {}
+            (Some(resource), before) => {
+                if matches!(before, Answer::Present(_)) {
+                    // The alias has moved: the client must hear whose it is now, even of a resource that it holds.
+                    self.upserts.insert(Arc::clone(&resource.name), Arc::clone(resource));
+                }
+                self.answers.push((Arc::clone(ask), Answer::Present(Arc::clone(&resource.name))));
+            }
+            (None, Answer::Unanswered) => {
+                self.unknown.insert(Arc::clone(ask));
+                self.answers.push((Arc::clone(ask), Answer::Absent));
+            }
+            // The removal of its last member says it all.
+            (None, Answer::Present(_)) if is_glob(ask) => {}
+            (None, Answer::Present(_)) => {
+                self.removed.insert(Arc::clone(ask));
+            }
+            (None, Answer::Absent) => {}
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    fn is(&self, resource: &Arc<Resource>) -> bool {
+        self.resource.as_ref().is_some_and(|held| Arc::ptr_eq(held, resource)) || self.version == resource.version
+    }
+}
+
+// === impl Scope ===
+
+impl Scope {
+    /// Everything that `ask` (a name, an alias, a glob or `*`) leads to and that may be seen.
+    fn find<'s>(&self, set: &'s TypeSet, ask: &str, mut found: impl FnMut(&'s Arc<Resource>)) {
+        let mut visible = |resource: &'s Arc<Resource>| match self {
+            Self::Own(name) if *name != resource.name => {}
+            Self::Own(_) | Self::Everything => found(resource),
+        };
+        if ask == "*" {
+            set.resources.values().for_each(visible);
+        } else if is_glob(ask) {
+            let prefix = &ask[..ask.len() - 1];
+            set.resources
+                .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+                .take_while(|(name, _)| name.starts_with(prefix))
+                .for_each(|(_, resource)| visible(resource));
+        } else if let Some(resource) =
+            set.resources.get(ask).or_else(|| set.aliases.get(ask).and_then(|name| set.resources.get(name)))
+        {
+            visible(resource);
+        }
+    }
+}
+
+// === impl Names ===
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::Change { subscribe: Vec::new(), unsubscribe: Vec::new(), known: HashMap::new() }
+    }
+}
+
+fn admit(name: &str, present: usize) -> Result<(), TooManyNames> {
+    if name.len() > MAX_NAME || present >= MAX_NAMES { Err(TooManyNames) } else { Ok(()) }
+}
+
+fn is_glob(ask: &str) -> bool {
+    ask.ends_with("/*")
+}
+
+/// Our proxies say `NAME: REASON` in a line of its own for each resource that they refuse, and apply the others.
+/// Whoever names none has refused them all.
+fn rejected(sent: &BTreeSet<Arc<str>>, reason: &str) -> BTreeSet<Arc<str>> {
+    let named: BTreeSet<Arc<str>> = reason
+        .lines()
+        .filter_map(|line| line.split_once(": ").and_then(|(name, _)| sent.get(name.trim())).cloned())
+        .collect();
+    if named.is_empty() { sent.clone() } else { named }
+}

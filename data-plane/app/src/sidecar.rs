@@ -1,0 +1,80 @@
+//! The sidecar: sockets from the guard, workers on them, and a drain at the end.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use outrigger_config::Role as ClientRole;
+use outrigger_dataplane::{
+    Engine, Limits, Role,
+    fallback::Fallback,
+    handover::{self, Names},
+    listeners::Ports,
+    telemetry::AccessLog,
+    worker::Workers,
+};
+use outrigger_wire::names::ports;
+use tokio::sync::watch;
+
+use crate::{
+    runtime::{Base, Levels, stopped},
+    settings::Settings,
+};
+
+pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
+    let admin = settings.admin.unwrap_or(([127, 0, 0, 1], ports::ADMIN).into());
+    let base = Base::start(settings.bootstrap(ClientRole::Sidecar), levels, admin).await?;
+    let session = handover::join(Names::default(), Ports::default(), settings.workers).await.context("listening")?;
+    tracing::info!(guarded = session.guarded(), "listening sockets are here");
+    let engine = engine(&base, &settings, Role::Sidecar)?;
+    let accept = watch::Sender::new(false);
+    let listeners = (0..settings.workers)
+        .map(|worker| session.listeners.for_worker(worker, settings.workers))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    let workers = Workers::start(&engine, listeners, &accept.subscribe(), &base.drain.subscribe())?;
+
+    let mut draining = base.drain.subscribe();
+    let heartbeat = move || {
+        let workers = workers.clone();
+        async move { workers.beat().await }
+    };
+    let session = tokio::spawn(session.run(base.ready.clone(), accept, base.drain.clone(), heartbeat));
+    tokio::select! {
+        () = stopped() => {}
+        _ = draining.wait_for(|on| *on) => {}
+    }
+    drain(&base, &engine, settings.drain_limit()).await;
+    session.abort();
+    Ok(())
+}
+
+/// Everything that the workers share.
+pub(crate) fn engine(base: &Base, settings: &Settings, role: Role) -> Result<Arc<Engine>> {
+    let log = AccessLog::stdout(settings.access_log, base.metrics.access_log_dropped())?;
+    let fallback = Fallback::new(base.store.clone(), base.tls.clone(), settings.mark, settings.zone.clone());
+    Ok(Arc::new(Engine {
+        role,
+        store: base.store.clone(),
+        tls: base.tls.clone(),
+        metrics: base.metrics.clone(),
+        log,
+        fallback: Arc::new(fallback),
+        limits: Limits::default(),
+        zone: settings.zone.clone(),
+        mark: settings.mark,
+        active: Default::default(),
+    }))
+}
+
+/// Lets what is open end, for so long at most.
+pub(crate) async fn drain(base: &Base, engine: &Engine, limit: Duration) {
+    base.drain.send_replace(true);
+    tracing::info!(connections = engine.active.count(), "draining");
+    let emptied = async {
+        while engine.active.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(limit, emptied).await.is_err() {
+        tracing::warn!(connections = engine.active.count(), "drain limit reached");
+    }
+}

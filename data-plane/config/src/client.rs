@@ -1,0 +1,107 @@
+//! One authenticated connection to the controller: TLS 1.3 to its DNS name, a bearer token on each call.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::{
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
+
+use crate::Bootstrap;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A silent controller is noticed after these two.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the controller can't be called.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("{path}: {error}")]
+    File { path: PathBuf, error: io::Error },
+    #[error("{path}: not a PEM file of certificates: {error}")]
+    Pem { path: PathBuf, error: rustls_pki_types::pem::Error },
+    #[error("{0}: no usable root certificate")]
+    Roots(PathBuf),
+    #[error("{0}: a token is one line of visible ASCII")]
+    Token(PathBuf),
+    #[error("controller name: {0}")]
+    Name(#[from] InvalidDnsNameError),
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("controller {0:?}: {1}")]
+    Connect(String, String),
+}
+
+/// Opens a connection. Roots are read again each time, so a rotated file needs no restart.
+pub(crate) async fn connect(bootstrap: &Bootstrap) -> Result<Channel, ConnectError> {
+    let tls = TlsConnector::from(Arc::new(tls_config(bootstrap)?));
+    let name = ServerName::try_from(bootstrap.controller_name.clone())?;
+    let address: Arc<str> = bootstrap.controller.as_str().into();
+    let failed = |error: tonic::transport::Error| ConnectError::Connect(bootstrap.controller.clone(), causes(&error));
+
+    // The scheme is only what tonic calls it: the connector below always speaks TLS.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(failed)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let connector = tower::service_fn(move |_| {
+        let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
+        async move {
+            let tcp = TcpStream::connect(&*address).await?;
+            tcp.set_nodelay(true)?;
+            Ok::<_, io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
+        }
+    });
+    endpoint.connect_with_connector(connector).await.map_err(failed)
+}
+
+/// A call's message with the workload's token. The token is read again each time: it is rotated under us.
+pub(crate) fn authorised<T>(bootstrap: &Bootstrap, message: T) -> Result<tonic::Request<T>, ConnectError> {
+    let path = &bootstrap.token;
+    // Blocking, but tiny and local.
+    let token = std::fs::read_to_string(path).map_err(|error| ConnectError::File { path: path.clone(), error })?;
+    let mut value = MetadataValue::try_from(format!("Bearer {}", token.trim_end()))
+        .map_err(|_| ConnectError::Token(path.clone()))?;
+    value.set_sensitive(true);
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("authorization", value);
+    Ok(request)
+}
+
+fn tls_config(bootstrap: &Bootstrap) -> Result<ClientConfig, ConnectError> {
+    let path = &bootstrap.root_cert;
+    let pem = std::fs::read(path).map_err(|error| ConnectError::File { path: path.clone(), error })?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| ConnectError::Pem { path: path.clone(), error })?;
+    let mut roots = RootCertStore::empty();
+    if roots.add_parsable_certificates(certificates).0 == 0 {
+        return Err(ConnectError::Roots(path.clone()));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// tonic's errors print only their outermost layer.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

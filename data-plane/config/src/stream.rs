@@ -1,0 +1,305 @@
+//! The delta xDS stream: connects, feeds responses to the [`State`], publishes, answers, saves; comes back when it
+//! breaks. Decides nothing itself.
+
+use std::{convert::Infallible, future::Future, net::IpAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+
+use outrigger_core::{Snapshot, Store};
+use outrigger_wire::proto::{
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+    envoy::config::core::v3::{Locality, Node},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::{
+    Bootstrap, ClientStatus,
+    backoff::Backoff,
+    client::{self, ConnectError},
+    saved::{self, SavedConfig},
+    state::State,
+};
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+/// The first connects come quickly: a proxy that starts together with its controller is waited for.
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// A stream that lived this long was a good one.
+const GOOD_STREAM: Duration = Duration::from_secs(10);
+/// How long the controller may take to open a stream, or to read a request.
+const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_RESPONSE: usize = 64 << 20;
+/// Requests on their way.
+const QUEUE: usize = 64;
+/// Changes close together are saved together.
+const SAVE_DELAY: Duration = Duration::from_millis(200);
+/// Addresses taken from the workers' queue at once.
+const ASKED_AT_ONCE: usize = 1024;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(Box<tonic::Status>),
+    #[error("ended by the controller")]
+    Ended,
+    #[error("the controller doesn't read")]
+    Stuck,
+}
+
+struct Client {
+    bootstrap: Arc<Bootstrap>,
+    store: Arc<Store>,
+    status: Arc<ClientStatus>,
+    state: State,
+    asked: mpsc::Receiver<IpAddr>,
+    /// False once no worker is left to ask.
+    asking: bool,
+    /// When the state is to be saved.
+    save_at: Option<Instant>,
+    saver: Option<watch::Sender<SavedConfig>>,
+}
+
+/// One stream, as far as requests go.
+struct Requests {
+    queue: mpsc::Sender<DeltaDiscoveryRequest>,
+    /// For the first request only.
+    node: Option<Node>,
+}
+
+/// What happens besides responses.
+enum Event {
+    Asked(Vec<IpAddr>),
+    WaitedEnough,
+    Save,
+}
+
+/// Follows the control plane for ever.
+pub(crate) async fn run(
+    bootstrap: Arc<Bootstrap>,
+    store: Arc<Store>,
+    asked: mpsc::Receiver<IpAddr>,
+    status: Arc<ClientStatus>,
+) {
+    let before = store.load_full();
+    let (state, snapshot) = restored(&bootstrap, &before);
+    // Unless the caller published the very same already.
+    if let Some(snapshot) = snapshot.filter(|_| before.generation == 0) {
+        store.publish(snapshot);
+    }
+    status.holds(&state);
+    let saver = bootstrap.state_file("config").map(|path| {
+        let (saver, saved) = watch::channel(SavedConfig::default());
+        tokio::spawn(save(path, saved));
+        saver
+    });
+    let mut client = Client { bootstrap, store, status, state, asked, asking: true, save_at: None, saver };
+    let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
+    loop {
+        let start = Instant::now();
+        let Err(error) = client.follow().await;
+        let was_connected = client.status.get().connected;
+        client.status.disconnected(error.to_string());
+        if was_connected && start.elapsed() >= GOOD_STREAM {
+            backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
+        }
+        let wait = backoff.next();
+        tracing::warn!(controller = client.bootstrap.controller, %error, ?wait, "no xDS stream");
+        client.meanwhile(sleep(wait)).await;
+    }
+}
+
+/// The state that was saved, or an empty one; and the snapshot, if any was saved.
+pub(crate) fn restored(bootstrap: &Bootstrap, base: &Snapshot) -> (State, Option<Snapshot>) {
+    let mut state = State::new(bootstrap.role, &bootstrap.workload);
+    let Some(path) = bootstrap.state_file("config") else { return (state, None) };
+    let snapshot = match saved::read::<SavedConfig>(&path) {
+        Ok(Some(saved)) if saved.workload == bootstrap.workload => state.restore(saved, base, Instant::now()),
+        Ok(Some(saved)) => {
+            tracing::warn!(path = %path.display(), workload = saved.workload, "saved configuration is of another workload");
+            None
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "saved configuration isn't usable");
+            None
+        }
+    };
+    (state, snapshot)
+}
+
+/// Writes what it is given; skips what is overtaken while it writes.
+async fn save(path: PathBuf, mut saved: watch::Receiver<SavedConfig>) {
+    while saved.changed().await.is_ok() {
+        let (path, config) = (path.clone(), saved.borrow_and_update().clone());
+        let write = move || saved::write(&path, &config).map_err(|error| (path, error));
+        let written = tokio::task::spawn_blocking(write).await;
+        if let Ok(Err((path, error))) = written {
+            tracing::warn!(path = %path.display(), %error, "configuration isn't saved");
+        }
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// One stream from its first byte to its last.
+    async fn follow(&mut self) -> Result<Infallible, StreamError> {
+        let (mut requests, mut responses) = self.open().await?;
+        self.status.connected();
+        tracing::info!(controller = self.bootstrap.controller, "xDS stream is open");
+        loop {
+            let arrived = self.respond(&mut requests, &mut responses).await?;
+            let applied = self.state.apply(arrived, &self.store.load_full(), Instant::now());
+            self.publish(applied.snapshot);
+            self.status.updated(&self.state);
+            self.save_at.get_or_insert_with(|| Instant::now() + SAVE_DELAY);
+            if let Some(nack) = &applied.reply.error_detail {
+                tracing::warn!(type_url = applied.reply.type_url, reason = nack.message, "resources are refused");
+            }
+            requests.send(applied.reply).await?;
+        }
+    }
+
+    /// Connects and subscribes anew to everything that is wanted.
+    async fn open(&mut self) -> Result<(Requests, Streaming<DeltaDiscoveryResponse>), StreamError> {
+        let bootstrap = self.bootstrap.clone();
+        let channel = self.meanwhile(client::connect(&bootstrap)).await?;
+        let (queue, queued) = mpsc::channel(QUEUE);
+        let mut requests = Requests { queue, node: Some(node(&bootstrap)) };
+        self.state.reset_subscriptions();
+        // Before the call: a server may look at the first request before it answers.
+        let wanted = self.state.requests(&self.store.load());
+        requests.send_all(wanted).await?;
+        let call = client::authorised(&bootstrap, ReceiverStream::new(queued))?;
+        let mut ads = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
+        let opened = timeout(PATIENCE, ads.delta_aggregated_resources(call));
+        let responses = self.meanwhile(opened).await.map_err(|_| StreamError::Stuck)?.map_err(StreamError::status)?;
+        Ok((requests, responses.into_inner()))
+    }
+
+    /// The next response. Until it comes, new subscriptions go out as soon as they are wanted.
+    async fn respond(
+        &mut self,
+        requests: &mut Requests,
+        responses: &mut Streaming<DeltaDiscoveryResponse>,
+    ) -> Result<DeltaDiscoveryResponse, StreamError> {
+        loop {
+            let wanted = self.state.requests(&self.store.load());
+            requests.send_all(wanted).await?;
+            tokio::select! {
+                response = responses.message() => {
+                    return response.map_err(StreamError::status)?.ok_or(StreamError::Ended);
+                }
+                event = self.event() => self.handle(event),
+            }
+        }
+    }
+
+    /// Waits for `done` while asks, warm-ups and saves go on.
+    async fn meanwhile<T>(&mut self, done: impl Future<Output = T>) -> T {
+        let mut done = pin!(done);
+        loop {
+            tokio::select! {
+                value = &mut done => return value,
+                event = self.event() => self.handle(event),
+            }
+        }
+    }
+
+    /// Loses nothing if it is dropped.
+    async fn event(&mut self) -> Event {
+        let mut addresses = Vec::new();
+        let (waited, save) = (self.state.deadline(), self.save_at);
+        tokio::select! {
+            asked = self.asked.recv_many(&mut addresses, ASKED_AT_ONCE), if self.asking => {
+                self.asking = asked > 0;
+                Event::Asked(addresses)
+            }
+            () = at(waited) => Event::WaitedEnough,
+            () = at(save) => Event::Save,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Asked(addresses) => {
+                let snapshot = self.state.ask(&addresses, &self.store.load_full(), Instant::now());
+                self.publish(snapshot);
+            }
+            Event::WaitedEnough => {
+                let snapshot = self.state.expire(&self.store.load_full(), Instant::now());
+                self.publish(snapshot);
+            }
+            Event::Save => {
+                self.save_at = None;
+                if let Some(saver) = &self.saver {
+                    saver.send_replace(self.state.save());
+                }
+            }
+        }
+    }
+
+    fn publish(&self, snapshot: Option<Snapshot>) {
+        if let Some(snapshot) = snapshot {
+            self.store.publish(snapshot);
+        }
+    }
+}
+
+// === impl Requests ===
+
+impl Requests {
+    async fn send(&mut self, request: DeltaDiscoveryRequest) -> Result<(), StreamError> {
+        let request = DeltaDiscoveryRequest { node: self.node.take(), ..request };
+        match timeout(PATIENCE, self.queue.send(request)).await {
+            Ok(sent) => sent.map_err(|_| StreamError::Ended),
+            Err(_) => Err(StreamError::Stuck),
+        }
+    }
+
+    async fn send_all(&mut self, requests: Vec<DeltaDiscoveryRequest>) -> Result<(), StreamError> {
+        for request in requests {
+            self.send(request).await?;
+        }
+        Ok(())
+    }
+}
+
+// === impl StreamError ===
+
+impl StreamError {
+    fn status(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+fn node(bootstrap: &Bootstrap) -> Node {
+    Node {
+        id: format!("{}/{}", bootstrap.workload, bootstrap.role.as_str()),
+        cluster: bootstrap.namespace().into(),
+        locality: Some(Locality { zone: bootstrap.zone.clone(), ..Default::default() }),
+        user_agent_name: "outrigger".into(),
+        user_agent_version: env!("CARGO_PKG_VERSION").into(),
+        ..Default::default()
+    }
+}
+
+/// Never, if there is no time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,18 @@
+//! Time as a number, so that it fits an atomic.
+
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Nanoseconds since a moment early in this process; 0 for what was before it.
+pub(crate) fn nanos(now: Instant) -> u64 {
+    as_nanos(now.saturating_duration_since(*BASE))
+}
+
+/// Nanoseconds, capped at 584 years.
+pub(crate) fn as_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,110 @@
+//! What all workers of a proxy share. Nothing here is locked on the request path.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use outrigger_core::Store;
+
+use crate::{
+    fallback::Fallback,
+    telemetry::{AccessLog, Metrics},
+    tls::MeshTls,
+};
+
+/// What this proxy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Beside one app.
+    Sidecar,
+    /// Acts for pods whose sidecar is down.
+    Shared,
+}
+
+/// Bounds that no peer can move.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once, all workers together.
+    pub connections: usize,
+    /// A TLS handshake, in either direction.
+    pub handshake: Duration,
+    /// From a connection's first byte to the end of a request's head.
+    pub request_head: Duration,
+    /// An idle downstream connection.
+    pub idle: Duration,
+    /// How long a silent client is waited for before its destination is dialled, for protocols in which the
+    /// server speaks first.
+    pub detect: Duration,
+    /// How long an unknown destination's answer is waited for before the shared proxy takes the connection.
+    pub lookup: Duration,
+    /// Decoded bytes of a request's header list.
+    pub header_bytes: u32,
+    pub headers: usize,
+    /// Streams that one HTTP/2 peer may have open.
+    pub streams: u32,
+}
+
+/// Everything that workers share.
+pub struct Engine {
+    pub role: Role,
+    pub store: Arc<Store>,
+    pub tls: Arc<MeshTls>,
+    pub metrics: Arc<Metrics>,
+    pub log: AccessLog,
+    pub fallback: Arc<Fallback>,
+    pub limits: Limits,
+    /// Where this proxy runs; empty if unknown.
+    pub zone: String,
+    /// SO_MARK of what this proxy sends.
+    pub mark: Option<u32>,
+    pub active: ActiveConnections,
+}
+
+/// Counts connections and refuses more than the limit.
+#[derive(Debug, Default)]
+pub struct ActiveConnections(Arc<AtomicUsize>);
+
+/// Its connection is counted while this lives.
+#[derive(Debug)]
+pub(crate) struct Admitted(Arc<AtomicUsize>);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16 * 1024,
+            handshake: Duration::from_secs(10),
+            request_head: Duration::from_secs(10),
+            idle: Duration::from_secs(3600),
+            detect: Duration::from_millis(10),
+            lookup: Duration::from_millis(50),
+            header_bytes: 60 * 1024,
+            headers: 100,
+            streams: 256,
+        }
+    }
+}
+
+// === impl ActiveConnections ===
+
+impl ActiveConnections {
+    pub(crate) fn admit(&self, limit: usize) -> Option<Admitted> {
+        let admitted = Admitted(self.0.clone());
+        // The drop of a refused one takes its count back.
+        (self.0.fetch_add(1, Ordering::Relaxed) < limit).then_some(admitted)
+    }
+
+    /// Connections open now.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

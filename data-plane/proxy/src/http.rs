@@ -1,0 +1,18 @@
+//! HTTP: serving connections, carrying requests on, answering errors. Every request ends in exactly one record.
+
+mod body;
+mod deliver;
+mod error;
+mod exchange;
+mod filters;
+mod forward;
+mod head;
+mod send;
+mod serve;
+mod upgrade;
+
+pub(crate) use body::Relay;
+pub(crate) use deliver::{App, Arrival, CONNECT, deliver};
+pub(crate) use exchange::{Exchange, no_name};
+pub(crate) use forward::{Caller, Departure, forward};
+pub(crate) use serve::{LocalExecutor, serve_http1, serve_http2};

@@ -1,0 +1,181 @@
+//! A request on its way in: who calls, may it, hand it to the app.
+
+use std::{net::{IpAddr, SocketAddr}, rc::Rc, sync::Arc, time::Duration};
+
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use outrigger_core::{
+    access::{AccessRequest, HttpView},
+    config::{Inbound, Protocol},
+    route::CallerView,
+};
+use outrigger_wire::{
+    SpiffeId,
+    names::{headers, ports},
+    tunnel,
+};
+
+use super::{Exchange, Relay, error::RequestError, head, upgrade::Upgrade};
+use crate::{
+    pool::{Target, Via},
+    telemetry::Direction,
+    worker::Worker,
+};
+
+/// Where requests of one connection arrive and who sent them.
+pub(crate) struct Arrival {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) app: App,
+    /// Whom TLS has authenticated: here, or at the guard that passed the stream on.
+    pub(crate) peer: Option<SpiffeId>,
+    /// The same as a name for metrics and logs.
+    pub(crate) peer_name: Arc<str>,
+    pub(crate) source: IpAddr,
+    /// Plaintext that was captured on its way to this port; `None` if it came through the mesh port.
+    pub(crate) captured: Option<u16>,
+}
+
+/// Whose app it is, and how it is reached.
+pub(crate) enum App {
+    /// The app beside this sidecar, at the address that was called.
+    Here(IpAddr),
+    /// Another pod's app, through that pod's mesh port.
+    Through { workload: Arc<str>, identity: SpiffeId, address: IpAddr },
+}
+
+/// To the app itself; loopback or one hop.
+pub(crate) const CONNECT: Duration = Duration::from_secs(3);
+
+/// Carries one request to the app and its answer back.
+pub(crate) async fn deliver(at: Rc<Arrival>, mut request: Request<Incoming>) -> Response<Relay> {
+    let upgrade = Upgrade::take(&mut request);
+    let mut exchange = Box::new(Exchange::begin(at.worker.clone(), Direction::Inbound, &mut request));
+    let request = exchange.relay(request);
+    match admit(&at, request, upgrade.as_ref(), &mut exchange).await {
+        Ok(response) => exchange.carry(response, upgrade, None),
+        Err(error) => exchange.failed(&error),
+    }
+}
+
+async fn admit(
+    at: &Arrival,
+    mut request: Request<Relay>,
+    upgrade: Option<&Upgrade>,
+    exchange: &mut Exchange,
+) -> Result<Response<Incoming>, RequestError> {
+    if request.method() == http::Method::CONNECT && upgrade.is_none() {
+        return Err(RequestError::Connect);
+    }
+    let inbound = at.inbound().ok_or(RequestError::NotReady)?;
+    exchange.service = inbound.workload.clone();
+    exchange.peer = at.peer_name.clone();
+    let claims = Claims::of(at, &inbound, &request)?;
+    if claims.acted_for {
+        exchange.peer = claims.caller.as_ref().map_or_else(|| Arc::from("unauthenticated"), |id| id.as_str().into());
+    }
+    head::strip_hop_by_hop(request.headers_mut());
+    head::strip_internal(request.headers_mut());
+    head::normalise_path(&mut request)?;
+    at.authorise(&inbound, &claims, &request, exchange)?;
+
+    let declared = inbound.port(claims.port).map(|port| port.protocol);
+    let http2 = upgrade.is_none() && (claims.version == Version::HTTP_2 || declared == Some(Protocol::Http2));
+    head::for_app(&mut request, upgrade, http2)?;
+    let target = at.app.target(claims.port);
+    exchange.endpoint = Some(SocketAddr::new(target.address.ip(), claims.port));
+    let sent = at.worker.pool.send(target, http2, request, CONNECT).await;
+    let (response, lease) = sent.map_err(|failed| failed.error)?;
+    exchange.head(&response);
+    exchange.lease = Some(lease);
+    Ok(response)
+}
+
+/// What the proxy before us says, as far as it may be believed.
+struct Claims {
+    caller: Option<SpiffeId>,
+    acted_for: bool,
+    port: u16,
+    /// What the app's own caller spoke.
+    version: Version,
+}
+
+impl Claims {
+    fn of(at: &Arrival, inbound: &Inbound, request: &Request<Relay>) -> Result<Self, RequestError> {
+        if let Some(port) = at.captured {
+            return Ok(Self { caller: None, acted_for: false, port, version: request.version() });
+        }
+        let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        let port = text(headers::PORT).and_then(|port| port.parse().ok()).ok_or(RequestError::NotFromMesh)?;
+        let claimed = match text(headers::CALLER) {
+            None => tunnel::Caller::Peer,
+            Some("-") => tunnel::Caller::Anonymous,
+            Some(id) => tunnel::Caller::Identity(id.parse().map_err(|_| RequestError::NotFromMesh)?),
+        };
+        let version = match text(headers::PROTO) {
+            Some("1.0" | "1.1") => Version::HTTP_11,
+            _ => Version::HTTP_2,
+        };
+        let (caller, acted_for) = at.caller(inbound, claimed);
+        Ok(Self { caller, acted_for, port, version })
+    }
+}
+
+impl Arrival {
+    /// The configuration of the workload that is called; none before the control plane has said it once.
+    pub(crate) fn inbound(&self) -> Option<Arc<Inbound>> {
+        let snapshot = self.worker.engine.store.load();
+        match &self.app {
+            App::Here(_) => snapshot.own.clone(),
+            App::Through { workload, .. } => snapshot.inbounds.get(workload).cloned(),
+        }
+    }
+
+    /// On whose behalf the peer calls. Only shared proxies are believed that it is somebody else's.
+    pub(crate) fn caller(&self, inbound: &Inbound, claimed: tunnel::Caller) -> (Option<SpiffeId>, bool) {
+        let may_act = self.peer.as_ref().is_some_and(|peer| inbound.acting_identities.contains(peer));
+        match claimed {
+            tunnel::Caller::Identity(id) if may_act => (Some(id), true),
+            tunnel::Caller::Anonymous if may_act => (None, true),
+            _ => (self.peer.clone(), false),
+        }
+    }
+
+    fn authorise(
+        &self,
+        inbound: &Inbound,
+        claims: &Claims,
+        request: &Request<Relay>,
+        exchange: &mut Exchange,
+    ) -> Result<(), RequestError> {
+        let asked = AccessRequest {
+            caller: CallerView { identity: claims.caller.as_ref(), address: self.source },
+            port: claims.port,
+            http: Some(HttpView {
+                method: request.method(),
+                path: request.uri().path(),
+                host: head::host_of(request),
+                headers: request.headers(),
+            }),
+        };
+        if inbound.strict && claims.caller.is_none() {
+            return Err(RequestError::Denied(None));
+        }
+        let verdict = inbound.authorise(&asked);
+        for policy in &verdict.audits {
+            self.worker.engine.metrics.policy(policy).audited.inc();
+        }
+        exchange.policy = verdict.policy.cloned();
+        if verdict.allowed { Ok(()) } else { Err(RequestError::Denied(verdict.policy.cloned())) }
+    }
+}
+
+impl App {
+    pub(crate) fn target(&self, port: u16) -> Target<'_> {
+        match self {
+            Self::Here(address) => Target { address: SocketAddr::new(*address, port), via: Via::Plain },
+            Self::Through { identity, address, .. } => {
+                Target { address: SocketAddr::new(*address, ports::MESH), via: Via::Deliver(identity, port) }
+            }
+        }
+    }
+}

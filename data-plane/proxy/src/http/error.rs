@@ -1,0 +1,145 @@
+//! The one place where a failed request becomes an answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::Relay;
+use crate::pool::UpstreamError;
+
+/// Why a request got no answer of its app.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("the path is not acceptable")]
+    BadPath,
+    #[error("CONNECT is not carried")]
+    Connect,
+    #[error("the request lacks what a proxy of the mesh must say")]
+    NotFromMesh,
+    #[error("this proxy has no configuration of the workload yet")]
+    NotReady,
+    #[error("no route matches")]
+    NoRoute,
+    #[error("the route's backend does not exist or may not be used")]
+    BadBackend,
+    #[error("{0} has no endpoint")]
+    NoEndpoint(Arc<str>),
+    #[error("denied by {}", .0.as_deref().unwrap_or("default: no policy allows it"))]
+    Denied(Option<Arc<str>>),
+    #[error("injected by the route")]
+    Fault(StatusCode),
+    #[error("took longer than the route allows")]
+    Timeout,
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("too many requests wait already")]
+    Overload,
+}
+
+/// Which side is to blame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FaultSide {
+    Downstream,
+    Policy,
+    Upstream,
+}
+
+/// Tells the proxy before us that no byte of the request reached the app.
+pub(crate) const UNSENT: &str = "outrigger-unsent";
+const DENIED_BY: &str = "outrigger-denied-by";
+
+impl RequestError {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadPath | Self::NotFromMesh => StatusCode::BAD_REQUEST,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BadBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Fault(status) => *status,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(UpstreamError::Http(_)) => StatusCode::BAD_GATEWAY,
+            Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// For the access log.
+    pub(crate) fn flag(&self) -> &'static str {
+        match self {
+            Self::BadPath => "bad_path",
+            Self::Connect => "connect_method",
+            Self::NotFromMesh => "bad_mesh_request",
+            Self::NotReady => "not_ready",
+            Self::NoRoute => "no_route",
+            Self::BadBackend => "bad_backend",
+            Self::NoEndpoint(_) => "no_endpoint",
+            Self::Denied(_) => "denied",
+            Self::Fault(_) => "fault_injected",
+            Self::Timeout => "request_timeout",
+            Self::Upstream(UpstreamError::Http(_)) => "upstream_reset",
+            Self::Upstream(UpstreamError::Tls(_)) => "upstream_tls",
+            Self::Upstream(_) => "upstream_connect",
+            Self::Overload => "overload",
+        }
+    }
+
+    pub(crate) fn side(&self) -> FaultSide {
+        match self {
+            Self::BadPath | Self::Connect | Self::NotFromMesh => FaultSide::Downstream,
+            Self::NoRoute | Self::BadBackend | Self::Denied(_) | Self::Fault(_) => FaultSide::Policy,
+            Self::NotReady | Self::NoEndpoint(_) | Self::Timeout | Self::Upstream(_) | Self::Overload => FaultSide::Upstream,
+        }
+    }
+
+    /// Not one byte of the request has reached the app.
+    fn unsent(&self) -> bool {
+        match self {
+            Self::Upstream(error) => !matches!(error, UpstreamError::Http(_)),
+            Self::NotReady | Self::NoEndpoint(_) | Self::Overload => true,
+            _ => false,
+        }
+    }
+
+    fn grpc_status(&self) -> u16 {
+        match self {
+            Self::NoRoute | Self::Connect => 12,
+            Self::Denied(_) => 7,
+            Self::Timeout => 4,
+            Self::BadPath | Self::NotFromMesh | Self::BadBackend => 13,
+            Self::Overload => 8,
+            Self::Fault(_) | Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) => 14,
+        }
+    }
+
+    /// The answer. gRPC callers get a trailers-only one (gRPC over HTTP/2, "Responses").
+    pub(crate) fn answer(&self, grpc: bool) -> Response<Relay> {
+        let mut text = self.to_string();
+        let mut response = if grpc {
+            let mut response = Response::new(Relay::Empty);
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from(self.grpc_status()));
+            if let Ok(message) = HeaderValue::from_str(&text) {
+                headers.insert("grpc-message", message);
+            }
+            response
+        } else {
+            text.insert_str(0, "outrigger: ");
+            text.push('\n');
+            let mut response = Response::new(Relay::Full(Bytes::from(text)));
+            *response.status_mut() = self.status();
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            response
+        };
+        if self.unsent() {
+            response.headers_mut().insert(UNSENT, HeaderValue::from_static("1"));
+        }
+        if let Self::Denied(Some(policy)) = self
+            && let Ok(name) = HeaderValue::from_str(policy)
+        {
+            response.headers_mut().insert(DENIED_BY, name);
+        }
+        response
+    }
+}

@@ -1,0 +1,208 @@
+//! One request and its answer: what is known of it, and the one record it ends in.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, LazyLock},
+    time::{Instant, SystemTime},
+};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header, uri::PathAndQuery};
+use hyper::body::{Body, Incoming};
+use outrigger_core::balance::Picked;
+use outrigger_wire::SpiffeId;
+
+use super::{Relay, error::{RequestError, UNSENT}, head, upgrade::Upgrade};
+use crate::{
+    pool::Lease,
+    telemetry::{
+        Direction, Record,
+        trace::{self, TraceContext},
+    },
+    worker::Worker,
+};
+
+/// A request on its way. Dropped or ended, it is recorded.
+pub(crate) struct Exchange {
+    pub(crate) worker: Rc<Worker>,
+    direction: Direction,
+    started: Instant,
+    wall: SystemTime,
+    method: Method,
+    target: Option<PathAndQuery>,
+    host: Option<HeaderValue>,
+    protocol: &'static str,
+    pub(crate) grpc: bool,
+    trace: TraceContext,
+    pub(crate) service: Arc<str>,
+    pub(crate) route: Arc<str>,
+    /// Outbound: the backend's service. Inbound: the caller's identity.
+    pub(crate) peer: Arc<str>,
+    pub(crate) caller: Option<SpiffeId>,
+    pub(crate) policy: Option<Arc<str>>,
+    pub(crate) endpoint: Option<SocketAddr>,
+    status: u16,
+    grpc_status: Option<u16>,
+    flag: &'static str,
+    pub(crate) sent: Rc<Cell<u64>>,
+    pub(crate) received: u64,
+    pub(crate) picked: Option<Picked>,
+    pub(crate) lease: Option<Lease>,
+}
+
+static NONE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+
+/// The shared empty name.
+pub(crate) fn no_name() -> Arc<str> {
+    NONE.clone()
+}
+
+impl Exchange {
+    /// Begins the record, and passes the trace context on (W3C Trace Context).
+    pub(crate) fn begin(worker: Rc<Worker>, direction: Direction, request: &mut Request<Incoming>) -> Self {
+        let trace = trace::propagate(request.headers_mut());
+        Self {
+            direction,
+            started: Instant::now(),
+            wall: SystemTime::now(),
+            method: request.method().clone(),
+            target: request.uri().path_and_query().cloned(),
+            host: request.headers().get(header::HOST).cloned(),
+            protocol: match request.version() {
+                http::Version::HTTP_2 => "http/2",
+                http::Version::HTTP_10 => "http/1.0",
+                _ => "http/1.1",
+            },
+            grpc: head::is_grpc(request.headers()),
+            trace,
+            service: no_name(),
+            route: no_name(),
+            peer: no_name(),
+            caller: None,
+            policy: None,
+            endpoint: None,
+            status: 0,
+            grpc_status: None,
+            flag: "",
+            sent: Rc::default(),
+            received: 0,
+            picked: None,
+            lease: None,
+            worker,
+        }
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The request with its body counted here.
+    pub(crate) fn relay(&self, request: Request<Incoming>) -> Request<Relay> {
+        request.map(|body| {
+            if body.is_end_stream() { Relay::Empty } else { Relay::Request { inner: body, count: self.sent.clone() } }
+        })
+    }
+
+    /// Hands the answer on; the record ends with its body, or with the protocol that both sides changed to.
+    pub(crate) fn carry(
+        self: Box<Self>,
+        mut response: Response<Incoming>,
+        upgrade: Option<Upgrade>,
+        deadline: Option<Instant>,
+    ) -> Response<Relay> {
+        if let Some(upgrade) = upgrade
+            && Upgrade::agreed(&response)
+        {
+            return upgrade.carry(response, self);
+        }
+        head::strip_hop_by_hop(response.headers_mut());
+        response.headers_mut().remove(UNSENT);
+        response.map(|body| Relay::answer(body, self, deadline))
+    }
+
+    /// Answers an error; this is its record.
+    pub(crate) fn failed(mut self: Box<Self>, error: &RequestError) -> Response<Relay> {
+        tracing::debug!(service = &*self.service, %error, side = ?error.side(), "request failed");
+        self.flag = error.flag();
+        if let RequestError::Denied(policy) = error {
+            self.policy.clone_from(policy);
+            self.worker.engine.metrics.policy(policy.as_ref().unwrap_or(&no_name())).denied.inc();
+        }
+        let mut response = error.answer(self.grpc);
+        if self.direction == Direction::Outbound {
+            response.headers_mut().remove(UNSENT);
+        }
+        self.here(response)
+    }
+
+    /// Answers without a backend; this is its record.
+    pub(crate) fn here(mut self: Box<Self>, response: Response<Relay>) -> Response<Relay> {
+        self.status = response.status().as_u16();
+        self.see_grpc_status(response.headers());
+        response
+    }
+
+    /// The answer's head has come.
+    pub(crate) fn head(&mut self, response: &Response<Incoming>) {
+        self.status = response.status().as_u16();
+        self.see_grpc_status(response.headers());
+    }
+
+    pub(crate) fn see_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.grpc && let Some(status) = headers.get("grpc-status") {
+            self.grpc_status = status.to_str().ok().and_then(|text| text.parse().ok());
+        }
+    }
+
+    /// The answer was carried to its end.
+    pub(crate) fn complete(mut self: Box<Self>) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back(&self.worker.pool);
+        }
+    }
+
+    /// The answer ended early.
+    pub(crate) fn broken(mut self: Box<Self>, flag: &'static str) {
+        self.flag = flag;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let engine = &self.worker.engine;
+        if self.status == 0 {
+            // Nobody waited for the answer.
+            self.status = 499;
+            self.flag = "downstream_gone";
+        }
+        let duration = self.started.elapsed();
+        let names = [self.service.clone(), self.route.clone(), self.peer.clone()];
+        let series = self.worker.series.http(&engine.metrics, self.direction, &names);
+        series.record(self.status, self.grpc_status, duration, self.sent.get(), self.received);
+        if !engine.log.enabled() {
+            return;
+        }
+        let [service, route, _] = names;
+        let named = |name: Arc<str>| (!name.is_empty()).then_some(name);
+        engine.log.write(Record {
+            method: Some(self.method.clone()),
+            path: self.target.take(),
+            host: self.host.take(),
+            status: Some(self.status),
+            grpc_status: self.grpc_status,
+            duration,
+            received: self.sent.get(),
+            sent: self.received,
+            service: named(service),
+            route: named(route),
+            policy: self.policy.take(),
+            endpoint: self.endpoint,
+            caller: self.caller.take(),
+            reason: self.flag,
+            trace_id: Some(self.trace.trace_id),
+            generation: engine.store.load().generation,
+            ..Record::new(self.direction, self.protocol, self.wall)
+        });
+    }
+}

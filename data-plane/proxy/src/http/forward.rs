@@ -1,0 +1,130 @@
+//! A request on its way out: route, policy, balance, send, and send again where that is safe.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    time::Instant,
+};
+
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use outrigger_core::{
+    Destination, Snapshot,
+    config::Backend,
+    route::{CallerView, RequestView, hash_of},
+};
+use outrigger_wire::SpiffeId;
+
+use super::{
+    Exchange, Relay,
+    error::RequestError,
+    filters, head,
+    send::{Plan, send},
+    upgrade::Upgrade,
+};
+use crate::{
+    telemetry::Direction,
+    worker::Worker,
+};
+
+/// Where requests of one downstream connection come from and what they called.
+pub(crate) struct Departure {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) caller: Caller,
+    pub(crate) original: SocketAddr,
+}
+
+/// On whose behalf requests leave.
+pub(crate) struct Caller {
+    pub(crate) identity: Option<SpiffeId>,
+    pub(crate) address: IpAddr,
+    /// A shared proxy acts for someone else and must say so to the destination.
+    pub(crate) acting: bool,
+}
+
+/// What came of routing.
+pub(super) enum Reply {
+    Here(Response<Relay>),
+    Upstream { response: Response<Incoming>, deadline: Option<Instant> },
+}
+
+/// Carries one request out and its answer back.
+pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Incoming>) -> Response<Relay> {
+    let mut exchange = Box::new(Exchange::begin(from.worker.clone(), Direction::Outbound, &mut request));
+    let upgrade = Upgrade::take(&mut request);
+    let request = exchange.relay(request);
+    match route(&from, request, upgrade.as_ref(), &mut exchange).await {
+        Ok(Reply::Here(response)) => exchange.here(response),
+        Ok(Reply::Upstream { response, deadline }) => exchange.carry(response, upgrade, deadline),
+        Err(error) => exchange.failed(&error),
+    }
+}
+
+async fn route(
+    from: &Rc<Departure>,
+    mut request: Request<Relay>,
+    upgrade: Option<&Upgrade>,
+    exchange: &mut Exchange,
+) -> Result<Reply, RequestError> {
+    if request.method() == Method::CONNECT && upgrade.is_none() {
+        return Err(RequestError::Connect);
+    }
+    head::strip_hop_by_hop(request.headers_mut());
+    head::strip_internal(request.headers_mut());
+    head::normalise_path(&mut request)?;
+    let snapshot = from.worker.engine.store.load_full();
+    let Some(Some(destination)) = snapshot.addresses.get(&from.original.ip()) else {
+        return Err(RequestError::NoEndpoint(exchange.service.clone()));
+    };
+    exchange.service = destination.service.name.clone();
+    let port = from.original.port();
+    let namespace = from.caller.identity.as_ref().map_or("", SpiffeId::namespace);
+    let Some(table) = destination.service.table(namespace, port) else {
+        let plan = Plan::new(destination, port, None, &request, exchange);
+        return send(from, plan, request, upgrade, exchange).await;
+    };
+    let (rule, prefix, sticky) = {
+        let view = view(from, &request);
+        let selected = table.select(&view, &mut || from.worker.random()).ok_or(RequestError::NoRoute)?;
+        let sticky = selected.rule.stickiness.as_ref().and_then(|key| hash_of(key, &view));
+        (selected.rule.clone(), selected.prefix.map(str::to_owned), sticky)
+    };
+    exchange.route = rule.name.clone();
+    exchange.grpc |= rule.grpc && request.version() == Version::HTTP_2;
+    if let Some(response) = filters::before(from, &rule.filters, &mut request, prefix.as_deref(), exchange).await? {
+        return Ok(Reply::Here(response));
+    }
+    let backend = rule.backend(from.worker.random(), sticky).ok_or(RequestError::BadBackend)?;
+    let (destination, port) = resolve(&snapshot, backend)?;
+    if let Some(response) = filters::before(from, &backend.filters, &mut request, prefix.as_deref(), exchange).await? {
+        return Ok(Reply::Here(response));
+    }
+    filters::mirror(from, &snapshot, &rule.filters, &mut request).await;
+    let plan = Plan::new(destination, port, Some(&rule), &request, exchange);
+    let mut reply = send(from, plan, request, upgrade, exchange).await?;
+    if let Reply::Upstream { response, .. } = &mut reply {
+        filters::after(&backend.filters, response.headers_mut());
+        filters::after(&rule.filters, response.headers_mut());
+    }
+    Ok(reply)
+}
+
+/// The service that a backend names.
+pub(crate) fn resolve<'a>(snapshot: &'a Snapshot, backend: &Backend) -> Result<(&'a Destination, u16), RequestError> {
+    if backend.invalid {
+        return Err(RequestError::BadBackend);
+    }
+    let destination = snapshot.services.get(&backend.service).ok_or(RequestError::BadBackend)?;
+    Ok((destination, backend.port))
+}
+
+/// What routes look at.
+pub(crate) fn view<'a, B>(from: &'a Departure, request: &'a Request<B>) -> RequestView<'a> {
+    RequestView {
+        method: request.method(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+        caller: CallerView { identity: from.caller.identity.as_ref(), address: from.caller.address },
+    }
+}

@@ -1,0 +1,105 @@
+//! Serving one downstream connection with hyper, with bounds on everything a peer can grow.
+
+use std::{convert::Infallible, pin::pin, time::Duration};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::Relay;
+use crate::{stream::Io, worker::Worker};
+
+/// Spawns onto the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExecutor;
+
+impl<F> Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+const WINDOW: u32 = 1 << 20;
+
+/// Serves HTTP/1.1 until the peer or a drain ends it.
+pub(crate) async fn serve_http1<S, H, F>(worker: &Worker, stream: S, handle: H)
+where
+    S: Io,
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Relay>>,
+{
+    let limits = &worker.engine.limits;
+    let service = service_fn(|request| {
+        let answered = handle(request);
+        async { Ok::<_, Infallible>(answered.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.request_head)
+        .max_headers(limits.headers)
+        .max_buf_size((limits.header_bytes as usize).max(16 * 1024))
+        .half_close(true)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let mut drain = worker.drain.clone();
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = drain.wait_for(|on| *on) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/1 connection ended");
+    }
+}
+
+/// Serves HTTP/2 until the peer or a drain ends it.
+pub(crate) async fn serve_http2<S, H, F>(worker: &Worker, stream: S, handle: H)
+where
+    S: Io,
+    H: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<Relay>> + 'static,
+{
+    let limits = &worker.engine.limits;
+    let service = service_fn(move |request| {
+        let answered = handle(request);
+        async { Ok::<_, Infallible>(answered.await) }
+    });
+    let connection = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_bytes)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(1024)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .enable_connect_protocol()
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let mut drain = worker.drain.clone();
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = drain.wait_for(|on| *on) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/2 connection ended");
+    }
+}

@@ -1,0 +1,99 @@
+//! Changing the protocol of a connection: HTTP/1.1 Upgrade (RFC 9110 section 7.8) at the ends, extended CONNECT
+//! (RFC 8441) between proxies. Not one byte goes through before the far end has agreed.
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::{
+    body::Incoming,
+    ext::Protocol,
+    upgrade::{OnUpgrade, on},
+};
+use hyper_util::rt::TokioIo;
+use outrigger_wire::names::headers;
+
+use super::{Exchange, Relay, error::RequestError, head};
+use crate::pump::pump;
+
+/// A request that wants to change the protocol.
+pub(crate) struct Upgrade {
+    protocol: HeaderValue,
+    /// Of the HTTP/1.1 form.
+    method: Method,
+    downstream: OnUpgrade,
+    /// The request came as an extended CONNECT.
+    extended: bool,
+}
+
+impl Upgrade {
+    /// Looks whether this request is one.
+    pub(crate) fn take(request: &mut Request<Incoming>) -> Option<Self> {
+        if let Some(protocol) = request.extensions().get::<Protocol>()
+            && request.method() == Method::CONNECT
+        {
+            let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
+            let method = request.headers().get(headers::METHOD);
+            let method = method.and_then(|name| Method::from_bytes(name.as_bytes()).ok()).unwrap_or(Method::GET);
+            request.extensions_mut().remove::<Protocol>();
+            // Routes and policies judge the request that the app's caller made.
+            *request.method_mut() = method.clone();
+            return Some(Self { protocol, method, downstream: on(request), extended: true });
+        }
+        let protocol = head::upgrade_of(request)?;
+        Some(Self { protocol, method: request.method().clone(), downstream: on(request), extended: false })
+    }
+
+    /// Whether the far end changes to the protocol.
+    pub(crate) fn agreed(response: &Response<Incoming>) -> bool {
+        match response.version() {
+            Version::HTTP_2 => response.status() == StatusCode::OK,
+            _ => response.status() == StatusCode::SWITCHING_PROTOCOLS,
+        }
+    }
+
+    pub(crate) fn as_http1<B>(&self, request: &mut Request<B>) {
+        *request.method_mut() = self.method.clone();
+        request.extensions_mut().remove::<Protocol>();
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert(header::UPGRADE, self.protocol.clone());
+    }
+
+    pub(crate) fn as_extended_connect<B>(&self, request: &mut Request<B>) -> Result<(), RequestError> {
+        let protocol = self.protocol.to_str().map_err(|_| RequestError::BadPath)?;
+        request.extensions_mut().insert(Protocol::from(protocol));
+        *request.method_mut() = Method::CONNECT;
+        let method = HeaderValue::from_str(self.method.as_str()).map_err(|_| RequestError::BadPath)?;
+        request.headers_mut().insert(headers::METHOD, method);
+        for name in [header::CONNECTION, header::UPGRADE] {
+            request.headers_mut().remove(name);
+        }
+        Ok(())
+    }
+
+    /// Both sides have agreed: answers, and carries bytes until either closes.
+    pub(crate) fn carry(self, mut response: Response<Incoming>, mut exchange: Box<Exchange>) -> Response<Relay> {
+        let upstream = on(&mut response);
+        let (mut parts, _) = response.into_parts();
+        head::strip_hop_by_hop(&mut parts.headers);
+        let mut answer = Response::from_parts(parts, Relay::Empty);
+        if self.extended {
+            *answer.status_mut() = StatusCode::OK;
+        } else {
+            *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            answer.headers_mut().insert(header::UPGRADE, self.protocol);
+        }
+        let downstream = self.downstream;
+        tokio::task::spawn_local(async move {
+            let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else {
+                return exchange.broken("upgrade_failed");
+            };
+            match pump(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream)).await {
+                Ok(carried) => {
+                    exchange.sent.set(carried.sent);
+                    exchange.received = carried.received;
+                }
+                Err(_) => exchange.broken("upstream_reset"),
+            }
+        });
+        answer
+    }
+}

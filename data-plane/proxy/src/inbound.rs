@@ -1,0 +1,179 @@
+//! Connections that reach a pod: who calls, what do they speak, and on to [`http`](crate::http) or
+//! [`tcp`](crate::tcp).
+
+use std::{io, net::{IpAddr, SocketAddr}, rc::Rc, sync::Arc, time::Duration};
+
+use outrigger_core::{config::Protocol, detect::Detected};
+use outrigger_wire::{
+    SpiffeId,
+    tunnel::{self, TcpHeader},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    http::{App, Arrival, deliver, serve_http1, serve_http2},
+    listeners::original_destination,
+    pump::pump,
+    stream::{Io, Prefixed},
+    tcp::{self, Opening},
+    telemetry::Side,
+    tls::{ServerAlpn, peer_identity},
+    worker::{MeshProtocol, Worker},
+};
+
+/// From the end of the handshake to the end of the small header.
+const HEADER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Plaintext that was redirected to us on its way in.
+pub(crate) async fn accept_plain(worker: &Rc<Worker>, stream: TcpStream) {
+    let (Ok(original), Ok(source), Ok(here)) =
+        (original_destination(&stream), stream.peer_addr(), stream.local_addr())
+    else {
+        return;
+    };
+    if original == here {
+        return tracing::debug!(%source, "refused a direct connection to the inbound port");
+    }
+    serve_plain(worker, stream, App::Here(original.ip()), source.ip(), original).await;
+}
+
+/// Serves plaintext, here or for a pod whose guard passed it on.
+pub(crate) async fn serve_plain<S: Io>(worker: &Rc<Worker>, mut stream: S, app: App, source: IpAddr, original: SocketAddr) {
+    let port = original.port();
+    let at = Rc::new(Arrival {
+        worker: worker.clone(),
+        app,
+        peer: None,
+        peer_name: Arc::from("unauthenticated"),
+        source,
+        captured: Some(port),
+    });
+    let Some(inbound) = at.inbound() else {
+        return tracing::warn!(%original, "no configuration yet; connection closed");
+    };
+    if inbound.strict {
+        return tracing::info!(%source, %original, "plaintext refused: mTLS is strict");
+    }
+    let declared = inbound.port(port).map_or(Protocol::Auto, |port| port.protocol);
+    if declared == Protocol::Tcp {
+        return tcp::inbound(&at, &mut stream, port, None).await;
+    }
+    // An app is dialled before its caller speaks only if the caller may talk to it unseen.
+    let may_dial = declared == Protocol::Auto && at.allows_opaque(&inbound, None, port);
+    let ask = if may_dial { Protocol::Auto } else { Protocol::Http };
+    let opening = tcp::detect(worker, &mut stream, original, ask, || tcp::dial_app(&at, port)).await;
+    let handle_at = at.clone();
+    match opening {
+        Ok(Opening::Http(Detected::Http2, read)) => {
+            serve_http2(worker, Prefixed::new(read, stream), move |request| deliver(handle_at.clone(), request)).await;
+        }
+        Ok(Opening::Http(_, read)) => {
+            serve_http1(worker, Prefixed::new(read, stream), |request| deliver(handle_at.clone(), request)).await;
+        }
+        Ok(Opening::Opaque(read)) => tcp::inbound(&at, &mut Prefixed::new(read, stream), port, None).await,
+        Ok(Opening::ServerFirst { read, dialled }) => {
+            tcp::carry_in(&at, &mut Prefixed::new(read, stream), dialled, port).await;
+        }
+        Err(error) => tracing::debug!(%error, %original, "connection ended before it said what it speaks"),
+    }
+}
+
+/// mTLS on the mesh port.
+pub(crate) async fn accept_mesh(worker: &Rc<Worker>, stream: TcpStream) {
+    let (Ok(source), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let Some((stream, peer, protocol)) = handshake(worker, stream, ServerAlpn::Pod).await else { return };
+    serve_mesh(worker, stream, App::Here(here.ip()), peer, source.ip(), protocol).await;
+}
+
+/// Ends TLS. `None`: it failed, which is counted.
+pub(crate) async fn handshake(
+    worker: &Worker,
+    stream: TcpStream,
+    alpn: ServerAlpn,
+) -> Option<(TlsStream<TcpStream>, SpiffeId, MeshProtocol)> {
+    let engine = &worker.engine;
+    let config = engine.tls.server(alpn)?;
+    let accepted = tokio::time::timeout(engine.limits.handshake, TlsAcceptor::from(config).accept(stream)).await;
+    let accepted = match accepted {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    let series = engine.metrics.tls(Side::Server);
+    if accepted.is_ok() { series.handshakes.inc() } else { series.failures.inc() }
+    let stream = accepted.inspect_err(|error| tracing::debug!(%error, "TLS handshake failed")).ok()?;
+    let session = stream.get_ref().1;
+    let peer = peer_identity(session)?;
+    let protocol = MeshProtocol::of(session.alpn_protocol())?;
+    Some((stream, peer, protocol))
+}
+
+/// Serves what came through mTLS, here or for a pod whose guard passed it on.
+pub(crate) async fn serve_mesh<S: Io>(
+    worker: &Rc<Worker>,
+    mut stream: S,
+    app: App,
+    peer: SpiffeId,
+    source: IpAddr,
+    protocol: MeshProtocol,
+) {
+    let at = Rc::new(Arrival {
+        worker: worker.clone(),
+        app,
+        peer_name: Arc::from(peer.as_str()),
+        peer: Some(peer),
+        source,
+        captured: None,
+    });
+    match protocol {
+        MeshProtocol::Http2 => {
+            serve_http2(worker, stream, move |request| deliver(at.clone(), request)).await;
+        }
+        MeshProtocol::Tcp => {
+            if let Some(TcpHeader { port, caller }) = tcp_header(&mut stream).await {
+                tcp::inbound(&at, &mut stream, port, Some(caller)).await;
+            }
+        }
+        MeshProtocol::Deliver => hand_over(&at, stream).await,
+        MeshProtocol::Guard => {}
+    }
+}
+
+/// What a shared proxy has decided already: straight to the app.
+async fn hand_over<S: Io>(at: &Arrival, mut stream: S) {
+    let acting = at.inbound().is_some_and(|inbound| {
+        at.peer.as_ref().is_some_and(|peer| inbound.acting_identities.contains(peer))
+    });
+    if !acting {
+        return tracing::warn!(peer = &*at.peer_name, "refused a delivery: only shared proxies may deliver");
+    }
+    let Some(TcpHeader { port, .. }) = tcp_header(&mut stream).await else { return };
+    match tcp::dial_app(at, port).await {
+        Ok(mut dialled) => {
+            let _ = pump(&mut stream, &mut dialled.link).await;
+        }
+        Err(error) => tracing::debug!(%error, port, "delivery failed"),
+    }
+}
+
+async fn tcp_header<S: AsyncRead + Unpin>(stream: &mut S) -> Option<TcpHeader> {
+    let frame = read_frame(stream).await.inspect_err(|error| tracing::debug!(%error, "no tunnel header")).ok()?;
+    TcpHeader::decode(&frame).inspect_err(|error| tracing::debug!(%error, "bad tunnel header")).ok()
+}
+
+/// Reads one frame of [`tunnel`], within the limit.
+pub(crate) async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
+    let read = async {
+        let mut prefix = [0; 2];
+        stream.read_exact(&mut prefix).await?;
+        let len = tunnel::frame_len(prefix).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let mut frame = vec![0; len];
+        stream.read_exact(&mut frame).await?;
+        Ok(frame)
+    };
+    tokio::time::timeout(HEADER_LIMIT, read).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

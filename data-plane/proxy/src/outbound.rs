@@ -1,0 +1,99 @@
+//! Connections that an app opens: where to, what do they speak, and on to [`http`](crate::http) or
+//! [`tcp`](crate::tcp).
+
+use std::{net::SocketAddr, rc::Rc};
+
+use outrigger_core::{
+    Destination, Lookup,
+    config::Protocol,
+    detect::Detected,
+};
+use outrigger_wire::tunnel::GuardHeader;
+use tokio::net::TcpStream;
+
+use crate::{
+    engine::Role,
+    http::{Caller, Departure, forward, serve_http1, serve_http2},
+    listeners::original_destination,
+    pump::pump,
+    stream::{Io, Prefixed},
+    tcp::{self, Opening},
+    telemetry::{Direction, FallbackReason},
+    worker::Worker,
+};
+
+/// A connection that was redirected to us on its way out.
+pub(crate) async fn accept(worker: &Rc<Worker>, stream: TcpStream) {
+    let (Ok(original), Ok(source), Ok(here)) =
+        (original_destination(&stream), stream.peer_addr(), stream.local_addr())
+    else {
+        return;
+    };
+    // Nobody redirected this one: it called our own port, and would call it again and again.
+    if original == here {
+        return tracing::debug!(%source, "refused a direct connection to the outbound port");
+    }
+    let caller = Caller { identity: worker.engine.tls.identity(), address: source.ip(), acting: false };
+    serve(worker, stream, caller, source, original).await;
+}
+
+/// Carries one outbound connection on behalf of `caller`.
+pub(crate) async fn serve<S: Io>(
+    worker: &Rc<Worker>,
+    mut stream: S,
+    caller: Caller,
+    source: SocketAddr,
+    original: SocketAddr,
+) {
+    let engine = &worker.engine;
+    let destination = match engine.store.lookup_within(original.ip(), engine.limits.lookup).await {
+        Lookup::Known(destination) => Some(destination),
+        // A shared proxy knows the whole mesh: what it doesn't know isn't in it.
+        Lookup::Unknown if engine.role == Role::Sidecar => {
+            return through_shared(worker, stream, source, original).await;
+        }
+        Lookup::NotMeshed | Lookup::Unknown => None,
+    };
+    let from = Rc::new(Departure { worker: worker.clone(), caller, original });
+    let Some(destination) = destination else {
+        return tcp::outbound(&from, &mut stream, None).await;
+    };
+    let declared = protocol(&destination, original.port());
+    if declared == Protocol::Tcp {
+        return tcp::outbound(&from, &mut stream, Some(&destination)).await;
+    }
+    let opening = tcp::detect(worker, &mut stream, original, declared, || tcp::dial_out(&from, Some(&destination))).await;
+    let handle_from = from.clone();
+    match opening {
+        Ok(Opening::Http(Detected::Http2, read)) => {
+            serve_http2(worker, Prefixed::new(read, stream), move |request| forward(handle_from.clone(), request)).await;
+        }
+        Ok(Opening::Http(_, read)) => {
+            serve_http1(worker, Prefixed::new(read, stream), |request| forward(handle_from.clone(), request)).await;
+        }
+        Ok(Opening::Opaque(read)) => {
+            tcp::outbound(&from, &mut Prefixed::new(read, stream), Some(&destination)).await;
+        }
+        Ok(Opening::ServerFirst { read, dialled }) => {
+            tcp::carry(&from, &mut Prefixed::new(read, stream), dialled).await;
+        }
+        Err(error) => tracing::debug!(%error, %original, "connection ended before it said what it speaks"),
+    }
+}
+
+fn protocol(destination: &Destination, port: u16) -> Protocol {
+    destination.service.port(port).map_or(Protocol::Auto, |port| port.protocol)
+}
+
+/// The destination isn't known yet, or can't be asked for: a shared proxy knows it.
+async fn through_shared<S: Io>(worker: &Worker, mut stream: S, source: SocketAddr, original: SocketAddr) {
+    let engine = &worker.engine;
+    engine.metrics.fallback(Direction::Outbound, FallbackReason::UnknownDestination).inc();
+    tracing::info!(%original, reason = "unknown_destination", "through the shared proxy");
+    match engine.fallback.open(&GuardHeader::Outbound { source, destination: original }).await {
+        Ok(mut tunnel) => {
+            let _ = pump(&mut stream, &mut tunnel).await;
+        }
+        Err(error) => tracing::warn!(%error, %original, "no shared proxy; connection closed"),
+    }
+}

@@ -1,0 +1,387 @@
+//! Upstream connections of one worker: kept, shared, thrown away. HTTP/2 is one connection per peer, more only
+//! while that one is full; HTTP/1 is a stack of idle connections per peer.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_wire::{
+    SpiffeId,
+    names::alpn,
+    tunnel::{Caller, TcpHeader},
+};
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    engine::Engine,
+    http::{LocalExecutor, Relay},
+    listeners::upstream_socket,
+    stream::Link,
+    tls::server_name,
+};
+
+/// Where bytes go, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) address: SocketAddr,
+    pub(crate) via: Via<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Via<'a> {
+    /// Straight to an app.
+    Plain,
+    /// mTLS to the mesh port of this identity's pod.
+    Mesh(&'a SpiffeId),
+    /// mTLS to the mesh port, there on to the app's port. Only shared proxies may.
+    Deliver(&'a SpiffeId, u16),
+}
+
+/// Why no answer came.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error("connect: {0}")]
+    Connect(#[source] io::Error),
+    #[error("connect: no answer within the limit")]
+    ConnectTimeout,
+    #[error("TLS: {0}")]
+    Tls(#[source] io::Error),
+    #[error("no certificate of our own yet")]
+    NoCertificate,
+    #[error("HTTP: {0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// A failed try. `request` is there if not one byte of it was sent.
+pub(crate) struct Failed {
+    pub(crate) error: UpstreamError,
+    pub(crate) request: Option<Request<Relay>>,
+}
+
+pub(crate) struct Pool {
+    engine: Arc<Engine>,
+    http1: RefCell<HashMap<Key, Vec<Idle>>>,
+    http2: RefCell<HashMap<Key, Rc<Peer>>>,
+}
+
+/// Keeps the connection that an answer came on; give it back when the answer's body has been read.
+pub(crate) enum Lease {
+    Http1 { key: Key, sender: http1::SendRequest<Relay>, epoch: u64 },
+    Http2(#[allow(dead_code, reason = "counts the stream while it lives")] Stream),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    address: SocketAddr,
+    /// 0: plain, 1: mesh, 2: deliver.
+    via: u8,
+    deliver_port: u16,
+}
+
+struct Idle {
+    sender: http1::SendRequest<Relay>,
+    since: Instant,
+    epoch: u64,
+}
+
+/// The HTTP/2 connections to one peer.
+struct Peer {
+    connections: RefCell<Vec<Http2>>,
+    /// Held while dialling, so that a burst makes one connection.
+    dialling: tokio::sync::Semaphore,
+}
+
+#[derive(Clone)]
+struct Http2 {
+    sender: http2::SendRequest<Relay>,
+    streams: Rc<Cell<usize>>,
+    identity: Option<SpiffeId>,
+    epoch: u64,
+    used: Rc<Cell<Instant>>,
+}
+
+pub(crate) struct Stream(Rc<Cell<usize>>);
+
+/// An HTTP/1 connection idle for longer is closed: many servers close theirs after a minute.
+const IDLE_HTTP1: Duration = Duration::from_secs(50);
+const IDLE_HTTP2: Duration = Duration::from_secs(600);
+/// Idle HTTP/1 connections kept per peer.
+const IDLE_MAX: usize = 512;
+/// Streams on one connection before a second is opened; peers allow [`Limits::streams`](crate::Limits::streams).
+const STREAMS: usize = 200;
+const CONNECTIONS: usize = 16;
+const WINDOW: u32 = 1 << 20;
+
+impl Pool {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, http1: RefCell::default(), http2: RefCell::default() }
+    }
+
+    /// Sends one request as HTTP/2 or HTTP/1, on a kept connection if there is one.
+    pub(crate) async fn send(
+        &self,
+        target: Target<'_>,
+        http2: bool,
+        request: Request<Relay>,
+        connect: Duration,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        if http2 { self.send_http2(target, request, connect).await } else { self.send_http1(target, request, connect).await }
+    }
+
+    /// Dials, without keeping.
+    pub(crate) async fn dial(&self, target: Target<'_>, name: &'static [u8], limit: Duration) -> Result<Link, UpstreamError> {
+        let dialled = tokio::time::timeout(limit, dial(&self.engine, target, name)).await;
+        dialled.unwrap_or(Err(UpstreamError::ConnectTimeout))
+    }
+
+    /// Closes what has been idle for long.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        self.http1.borrow_mut().retain(|_, idle| {
+            idle.retain(|it| !it.sender.is_closed() && now - it.since < IDLE_HTTP1);
+            !idle.is_empty()
+        });
+        self.http2.borrow_mut().retain(|_, peer| {
+            let mut connections = peer.connections.borrow_mut();
+            connections.retain(|it| {
+                !it.sender.is_closed() && (it.streams.get() > 0 || now - it.used.get() < IDLE_HTTP2)
+            });
+            !connections.is_empty() || Rc::strong_count(peer) > 1
+        });
+    }
+
+    async fn send_http1(
+        &self,
+        target: Target<'_>,
+        request: Request<Relay>,
+        connect: Duration,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let key = Key::of(target);
+        let epoch = self.engine.tls.epoch();
+        let mut request = request;
+        // Idle connections first, newest first; one that was closed meanwhile gives the request back unsent.
+        while let Some(mut sender) = self.idle(key, epoch) {
+            if sender.ready().await.is_err() {
+                continue;
+            }
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, Lease::Http1 { key, sender, epoch })),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(Failed { error: error.into_error().into(), request: None }),
+                },
+            }
+        }
+        let mut sender = match self.open_http1(target, connect).await {
+            Ok(sender) => sender,
+            Err(error) => return Err(Failed { error, request: Some(request) }),
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok((response, Lease::Http1 { key, sender, epoch })),
+            Err(mut error) => {
+                let request = error.take_message();
+                Err(Failed { error: error.into_error().into(), request })
+            }
+        }
+    }
+
+    fn idle(&self, key: Key, epoch: u64) -> Option<http1::SendRequest<Relay>> {
+        let mut all = self.http1.borrow_mut();
+        let idle = all.get_mut(&key)?;
+        while let Some(it) = idle.pop() {
+            // Connections that were authenticated with an older identity or older roots are not used again.
+            if !it.sender.is_closed() && (key.via == 0 || it.epoch == epoch) {
+                return Some(it.sender);
+            }
+        }
+        None
+    }
+
+    async fn open_http1(&self, target: Target<'_>, limit: Duration) -> Result<http1::SendRequest<Relay>, UpstreamError> {
+        let link = self.dial(target, target.via.alpn(), limit).await?;
+        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(link)).await?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "upstream HTTP/1 connection ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    async fn send_http2(
+        &self,
+        target: Target<'_>,
+        request: Request<Relay>,
+        connect: Duration,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let mut connection = match self.http2(target, connect).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(Failed { error, request: Some(request) }),
+        };
+        let stream = Stream::open(&connection);
+        match connection.sender.try_send_request(request).await {
+            Ok(response) => Ok((response, Lease::Http2(stream))),
+            Err(mut error) => {
+                let request = error.take_message();
+                Err(Failed { error: error.into_error().into(), request })
+            }
+        }
+    }
+
+    /// A connection with room for one more stream.
+    async fn http2(&self, target: Target<'_>, limit: Duration) -> Result<Http2, UpstreamError> {
+        let key = Key::of(target);
+        let peer = self.http2.borrow_mut().entry(key).or_insert_with(|| Rc::new(Peer::new())).clone();
+        let epoch = self.engine.tls.epoch();
+        if let Some(connection) = peer.usable(target, epoch) {
+            return Ok(connection);
+        }
+        let Ok(_turn) = peer.dialling.acquire().await else { return Err(UpstreamError::ConnectTimeout) };
+        if let Some(connection) = peer.usable(target, epoch) {
+            return Ok(connection);
+        }
+        let link = self.dial(target, target.via.alpn(), limit).await?;
+        let (sender, connection) = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(4 * WINDOW)
+            .max_header_list_size(self.engine.limits.header_bytes)
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .handshake(TokioIo::new(link))
+            .await?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream HTTP/2 connection ended");
+            }
+        });
+        let opened = Http2 {
+            sender,
+            streams: Rc::default(),
+            identity: target.via.identity().cloned(),
+            epoch,
+            used: Rc::new(Cell::new(Instant::now())),
+        };
+        peer.connections.borrow_mut().push(opened.clone());
+        Ok(opened)
+    }
+}
+
+async fn dial(engine: &Engine, target: Target<'_>, name: &'static [u8]) -> Result<Link, UpstreamError> {
+    let socket = upstream_socket(target.address, engine.mark).map_err(UpstreamError::Connect)?;
+    let stream = socket.connect(target.address).await.map_err(UpstreamError::Connect)?;
+    let _ = stream.set_nodelay(true);
+    let Some(identity) = target.via.identity() else { return Ok(Link::Plain(stream)) };
+    let config =
+        engine.tls.client(std::slice::from_ref(identity), name).ok_or(UpstreamError::NoCertificate)?;
+    let mut stream = TlsConnector::from(config)
+        .connect(server_name(target.address.ip()), stream)
+        .await
+        .map_err(UpstreamError::Tls)?;
+    if let Via::Deliver(_, port) = target.via {
+        let header = TcpHeader { port, caller: Caller::Peer }.encode();
+        stream.write_all(&header).await.map_err(UpstreamError::Tls)?;
+    }
+    Ok(Link::Tls(Box::new(stream)))
+}
+
+// === impl Target ===
+
+impl<'a> Via<'a> {
+    fn identity(&self) -> Option<&'a SpiffeId> {
+        match *self {
+            Self::Plain => None,
+            Self::Mesh(identity) | Self::Deliver(identity, _) => Some(identity),
+        }
+    }
+
+    fn alpn(&self) -> &'static [u8] {
+        match self {
+            Self::Plain | Self::Mesh(_) => alpn::H2,
+            Self::Deliver(..) => alpn::DELIVER,
+        }
+    }
+}
+
+impl Key {
+    fn of(target: Target<'_>) -> Self {
+        let (via, deliver_port) = match target.via {
+            Via::Plain => (0, 0),
+            Via::Mesh(_) => (1, 0),
+            Via::Deliver(_, port) => (2, port),
+        };
+        Self { address: target.address, via, deliver_port }
+    }
+}
+
+// === impl Peer ===
+
+impl Peer {
+    fn new() -> Self {
+        Self { connections: RefCell::default(), dialling: tokio::sync::Semaphore::new(1) }
+    }
+
+    fn usable(&self, target: Target<'_>, epoch: u64) -> Option<Http2> {
+        let mut connections = self.connections.borrow_mut();
+        let identity = target.via.identity();
+        // An address may have got another owner, and identity or roots may have changed: such connections end
+        // when their last stream does.
+        connections.retain(|it| {
+            !it.sender.is_closed()
+                && it.identity.as_ref() == identity
+                && (identity.is_none() || it.epoch == epoch)
+        });
+        let full = connections.len() >= CONNECTIONS;
+        let least = connections.iter().min_by_key(|it| it.streams.get())?;
+        if least.streams.get() >= STREAMS && !full {
+            return None;
+        }
+        least.used.set(Instant::now());
+        // The first with room, so that others can become idle.
+        Some(connections.iter().find(|it| it.streams.get() < STREAMS).unwrap_or(least).clone())
+    }
+}
+
+impl Stream {
+    fn open(connection: &Http2) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(connection.streams.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// The answer has been read to its end: its connection may carry the next request.
+    pub(crate) fn give_back(self, pool: &Pool) {
+        if let Self::Http1 { key, sender, epoch } = self {
+            if sender.is_closed() {
+                return;
+            }
+            let mut all = pool.http1.borrow_mut();
+            let idle = all.entry(key).or_default();
+            if idle.len() < IDLE_MAX {
+                idle.push(Idle { sender, since: Instant::now(), epoch });
+            }
+        }
+    }
+}

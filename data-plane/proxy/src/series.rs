@@ -1,0 +1,51 @@
+//! A worker's handles to metric series: looked up by pointers, so that a request formats and hashes no text.
+
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
+
+use crate::telemetry::{Direction, HttpSeries, Metrics, TcpSeries};
+
+/// Handles that this worker has used. Holds the names too, so that no pointer is reused while it is a key.
+#[derive(Default)]
+pub(crate) struct SeriesCache {
+    http: RefCell<HashMap<Key, (Names, Arc<HttpSeries>)>>,
+    tcp: RefCell<HashMap<Key, (Names, Arc<TcpSeries>)>>,
+}
+
+/// Direction, then the addresses of service, route and peer names.
+type Key = (bool, usize, usize, usize);
+type Names = [Arc<str>; 3];
+
+/// Names are re-made with each version of a service, so old ones must go.
+const MAX: usize = 4096;
+
+impl SeriesCache {
+    pub(crate) fn http(&self, metrics: &Metrics, direction: Direction, names: &Names) -> Arc<HttpSeries> {
+        let [service, route, peer] = names;
+        cached(&self.http, direction, names, || metrics.http(direction, service, route, peer))
+    }
+
+    pub(crate) fn tcp(&self, metrics: &Metrics, direction: Direction, names: &Names) -> Arc<TcpSeries> {
+        let [service, _, peer] = names;
+        cached(&self.tcp, direction, names, || metrics.tcp(direction, service, peer))
+    }
+}
+
+fn cached<S>(
+    cache: &RefCell<HashMap<Key, (Names, Arc<S>)>>,
+    direction: Direction,
+    names: &Names,
+    make: impl FnOnce() -> Arc<S>,
+) -> Arc<S> {
+    let address = |name: &Arc<str>| name.as_ptr() as usize;
+    let key = (direction == Direction::Inbound, address(&names[0]), address(&names[1]), address(&names[2]));
+    let mut cache = cache.borrow_mut();
+    if let Some((_, series)) = cache.get(&key) {
+        return series.clone();
+    }
+    if cache.len() >= MAX {
+        cache.clear();
+    }
+    let series = make();
+    cache.insert(key, (names.clone(), series.clone()));
+    series
+}

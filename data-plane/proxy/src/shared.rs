@@ -1,0 +1,85 @@
+//! The shared proxy's port: guards bring connections of pods whose sidecar can't carry them. Whom it acts for is
+//! what the guard's certificate says, never what its header says.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use outrigger_core::config::Inbound;
+use outrigger_wire::{SpiffeId, tunnel::GuardHeader};
+use tokio::net::TcpStream;
+
+use crate::{
+    http::{App, Caller},
+    inbound, outbound,
+    stream::Io,
+    tls::ServerAlpn,
+    worker::{MeshProtocol, Worker},
+};
+
+/// mTLS on the mesh port of a shared proxy.
+pub(crate) async fn accept(worker: &Rc<Worker>, stream: TcpStream) {
+    let Ok(source) = stream.peer_addr() else { return };
+    let Some((mut stream, guard, protocol)) = inbound::handshake(worker, stream, ServerAlpn::Shared).await else {
+        return;
+    };
+    if protocol != MeshProtocol::Guard {
+        return tracing::debug!(%guard, "refused: only guards call a shared proxy");
+    }
+    let header = match inbound::read_frame(&mut stream).await {
+        Ok(frame) => GuardHeader::decode(&frame),
+        Err(error) => return tracing::debug!(%guard, %error, "no guard header"),
+    };
+    match header {
+        Ok(header) => serve(worker, stream, guard, source, header).await,
+        Err(error) => tracing::warn!(%guard, %error, "bad guard header"),
+    }
+}
+
+async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: SocketAddr, header: GuardHeader) {
+    let destination = header.destination();
+    match header {
+        GuardHeader::Outbound { .. } => {
+            if is_shared(worker, destination) {
+                return tracing::warn!(%guard, %destination, "refused: a loop through the shared proxy");
+            }
+            let caller = Caller { identity: Some(guard), address: source.ip(), acting: true };
+            outbound::serve(worker, stream, caller, source, destination).await;
+        }
+        GuardHeader::InboundMesh { source, peer, alpn, .. } => {
+            let Some(app) = app_of(worker, guard, destination) else { return };
+            let protocol = match MeshProtocol::of(Some(&alpn)) {
+                Some(protocol @ (MeshProtocol::Http2 | MeshProtocol::Tcp)) => protocol,
+                _ => return,
+            };
+            inbound::serve_mesh(worker, stream, app, peer, source.ip(), protocol).await;
+        }
+        GuardHeader::InboundPlain { source, .. } => {
+            let Some(app) = app_of(worker, guard, destination) else { return };
+            inbound::serve_plain(worker, stream, app, source.ip(), destination).await;
+        }
+    }
+}
+
+/// The pod that the guard speaks for. A guard may only bring what was meant for a pod of its own identity.
+fn app_of(worker: &Worker, guard: SpiffeId, destination: SocketAddr) -> Option<App> {
+    let snapshot = worker.engine.store.load();
+    let inbound: &Inbound = snapshot.inbound_addresses.get(&destination.ip())?;
+    if inbound.identity != guard {
+        tracing::warn!(%guard, %destination, owner = %inbound.identity, "refused: not the guard's own pod");
+        return None;
+    }
+    Some(App::Through { workload: inbound.workload.clone(), identity: guard, address: destination.ip() })
+}
+
+fn is_shared(worker: &Worker, destination: SocketAddr) -> bool {
+    let snapshot = worker.engine.store.load();
+    let own = snapshot.own.as_ref().and_then(|own| own.fallback.shared_service.as_deref());
+    match snapshot.addresses.get(&destination.ip()) {
+        Some(Some(known)) => {
+            own == Some(&*known.service.name)
+                || known.service.direct.as_ref().is_some_and(|direct| {
+                    direct.identity.is_some() && direct.identity == worker.engine.tls.identity()
+                })
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,308 @@
+//! Opaque connections, and finding out which ones are.
+
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::BytesMut;
+use outrigger_core::{
+    Destination,
+    access::AccessRequest,
+    balance::{Outcome, Picked},
+    config::{Inbound, Protocol},
+    detect::{Detected, detect as look},
+    route::CallerView,
+};
+use outrigger_wire::{
+    SpiffeId,
+    names::{alpn, ports},
+    tunnel::{self, TcpHeader},
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    http::{Arrival, CONNECT, Departure, no_name},
+    pool::{Target, UpstreamError, Via},
+    pump::{Carried, pump},
+    stream::{Io, Link, Prefixed},
+    telemetry::{Direction, Record},
+    worker::Worker,
+};
+
+/// How a connection begins.
+pub(crate) enum Opening {
+    Http(Detected, BytesMut),
+    Opaque(BytesMut),
+    /// The destination spoke first, or at least was dialled before the client did.
+    ServerFirst { read: BytesMut, dialled: Dialled },
+}
+
+/// A dialled destination.
+pub(crate) struct Dialled {
+    pub(crate) link: Prefixed<Link>,
+    /// Its endpoint counts the connection while this lives.
+    _picked: Option<Picked>,
+    service: Arc<str>,
+    endpoint: SocketAddr,
+}
+
+/// Destinations whose servers speak first, as this worker has seen.
+#[derive(Default)]
+pub(crate) struct ServerFirst(RefCell<HashSet<SocketAddr>>);
+
+const SERVER_FIRST_MAX: usize = 1024;
+/// What a client says first fits; more is read by whoever serves it.
+const FIRST_READ: usize = 4 * 1024;
+/// Endpoints tried for one opaque connection; no byte of it was sent to those that failed.
+const TRIES: usize = 3;
+
+/// Finds out what a client speaks. While it is silent, its destination is dialled, in case that one speaks first.
+pub(crate) async fn detect<S, F>(
+    worker: &Worker,
+    stream: &mut S,
+    original: SocketAddr,
+    declared: Protocol,
+    dial: impl FnOnce() -> F,
+) -> io::Result<Opening>
+where
+    S: Io,
+    F: Future<Output = Result<Dialled, UpstreamError>>,
+{
+    let mut read = BytesMut::with_capacity(FIRST_READ);
+    if worker.server_first.contains(original) && declared == Protocol::Auto {
+        return Ok(Opening::Opaque(read));
+    }
+    let limits = &worker.engine.limits;
+    let silence = if declared == Protocol::Auto { limits.detect } else { limits.idle };
+    match tokio::time::timeout(silence, stream.read_buf(&mut read)).await {
+        Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(Ok(_)) => return decide(stream, read, limits.request_head).await,
+        Ok(Err(error)) => return Err(error),
+        Err(_) if declared != Protocol::Auto => return Err(io::ErrorKind::TimedOut.into()),
+        Err(_) => {}
+    }
+    let mut dialled = dial().await.map_err(io::Error::other)?;
+    let mut greeting = BytesMut::with_capacity(FIRST_READ);
+    tokio::select! {
+        biased;
+        spoke = stream.read_buf(&mut read) => {
+            if spoke? == 0 {
+                return Ok(Opening::ServerFirst { read, dialled });
+            }
+            match decide(stream, read, limits.request_head).await? {
+                Opening::Opaque(read) => Ok(Opening::ServerFirst { read, dialled }),
+                http => Ok(http),
+            }
+        }
+        spoke = dialled.link.read_buf(&mut greeting) => {
+            spoke?;
+            worker.server_first.insert(original);
+            dialled.link = dialled.link.unread(greeting);
+            Ok(Opening::ServerFirst { read, dialled })
+        }
+    }
+}
+
+async fn decide<S: Io>(stream: &mut S, mut read: BytesMut, limit: Duration) -> io::Result<Opening> {
+    let until = Instant::now() + limit;
+    loop {
+        match look(&read) {
+            kind @ (Detected::Http1 | Detected::Http2) => return Ok(Opening::Http(kind, read)),
+            Detected::Tls | Detected::Opaque => return Ok(Opening::Opaque(read)),
+            Detected::More => match tokio::time::timeout_at(until.into(), stream.read_buf(&mut read)).await {
+                // Half a request line, and then nothing: not HTTP.
+                Ok(Ok(0)) | Err(_) => return Ok(Opening::Opaque(read)),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(error),
+            },
+        }
+    }
+}
+
+/// Carries an opaque connection out.
+pub(crate) async fn outbound<S: Io>(from: &Departure, stream: &mut S, destination: Option<&Destination>) {
+    match dial_out(from, destination).await {
+        Ok(dialled) => carry(from, stream, dialled).await,
+        Err(error) => {
+            let service = destination.map_or_else(no_name, |known| known.service.name.clone());
+            from.worker.engine.log.write(Record {
+                service: Some(service),
+                endpoint: Some(from.original),
+                reason: "upstream_connect",
+                ..Record::new(Direction::Outbound, "tcp", SystemTime::now())
+            });
+            tracing::debug!(%error, original = %from.original, "opaque connection failed");
+        }
+    }
+}
+
+/// Dials an endpoint of the destination; without one, the address that the app called.
+pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>) -> Result<Dialled, UpstreamError> {
+    let pool = &from.worker.pool;
+    let Some(destination) = destination else {
+        let target = Target { address: from.original, via: Via::Plain };
+        let link = pool.dial(target, alpn::TCP, Duration::from_secs(10)).await?;
+        return Ok(Dialled::new(link, None, Arc::from("external"), from.original));
+    };
+    let policy = &destination.service.policy;
+    let mut tried = Vec::new();
+    loop {
+        let mut random = || from.worker.random();
+        let zone = &from.worker.engine.zone;
+        let picked = destination.endpoints.pick(policy, None, &mut random, Instant::now(), &tried, zone);
+        let Some(picked) = picked else {
+            let nobody = io::Error::new(io::ErrorKind::NotFound, format!("{} has no endpoint", destination.service.name));
+            return Err(UpstreamError::Connect(nobody));
+        };
+        let spec = &picked.endpoint.spec;
+        let port = spec.target_port(from.original.port());
+        let endpoint = SocketAddr::new(spec.address, port);
+        let (target, meshed) = match (&spec.identity, spec.meshed) {
+            (Some(identity), true) => {
+                (Target { address: SocketAddr::new(spec.address, ports::MESH), via: Via::Mesh(identity) }, true)
+            }
+            _ => (Target { address: endpoint, via: Via::Plain }, false),
+        };
+        match pool.dial(target, alpn::TCP, policy.connect_timeout).await {
+            Ok(mut link) => {
+                if meshed {
+                    let header = TcpHeader { port, caller: claim(from) }.encode();
+                    link.write_all(&header).await.map_err(UpstreamError::Connect)?;
+                }
+                picked.record(Outcome::Success, Instant::now(), policy, &destination.endpoints);
+                return Ok(Dialled::new(link, Some(picked), destination.service.name.clone(), endpoint));
+            }
+            Err(error) => {
+                picked.record(Outcome::Failure, Instant::now(), policy, &destination.endpoints);
+                tried.push(picked.endpoint.clone());
+                if tried.len() >= TRIES {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Whom a shared proxy acts for.
+fn claim(from: &Departure) -> tunnel::Caller {
+    match &from.caller.identity {
+        _ if !from.caller.acting => tunnel::Caller::Peer,
+        Some(identity) => tunnel::Caller::Identity(identity.clone()),
+        None => tunnel::Caller::Anonymous,
+    }
+}
+
+/// Carries an opaque connection whose destination has been dialled.
+pub(crate) async fn carry<S: Io>(from: &Departure, stream: &mut S, dialled: Dialled) {
+    let names = [dialled.service.clone(), no_name(), no_name()];
+    pump_counted(&from.worker, Direction::Outbound, names, stream, dialled).await;
+}
+
+/// Carries an opaque connection in, if it may.
+pub(crate) async fn inbound<S: Io>(at: &Arrival, stream: &mut S, port: u16, claimed: Option<tunnel::Caller>) {
+    let Some(inbound) = at.inbound() else { return };
+    let (caller, _) = at.caller(&inbound, claimed.unwrap_or_default());
+    if !at.allows_opaque(&inbound, caller.as_ref(), port) {
+        return at.worker.engine.log.write(Record {
+            service: Some(inbound.workload.clone()),
+            source: Some(SocketAddr::new(at.source, 0)),
+            caller,
+            reason: "denied",
+            ..Record::new(Direction::Inbound, "tcp", SystemTime::now())
+        });
+    }
+    match dial_app(at, port).await {
+        Ok(dialled) => {
+            let name = caller.map_or_else(|| Arc::from("unauthenticated"), |id| Arc::from(id.as_str()));
+            let names = [inbound.workload.clone(), no_name(), name];
+            pump_counted(&at.worker, Direction::Inbound, names, stream, dialled).await;
+        }
+        Err(error) => tracing::debug!(%error, port, "the app can't be reached"),
+    }
+}
+
+/// Carries a plaintext connection in whose app has been dialled; that was asked before.
+pub(crate) async fn carry_in<S: Io>(at: &Arrival, stream: &mut S, dialled: Dialled, _port: u16) {
+    let Some(inbound) = at.inbound() else { return };
+    let names = [inbound.workload.clone(), no_name(), at.peer_name.clone()];
+    pump_counted(&at.worker, Direction::Inbound, names, stream, dialled).await;
+}
+
+/// Dials the app.
+pub(crate) async fn dial_app(at: &Arrival, port: u16) -> Result<Dialled, UpstreamError> {
+    let target = at.app.target(port);
+    let link = at.worker.pool.dial(target, alpn::DELIVER, CONNECT).await?;
+    Ok(Dialled::new(link, None, no_name(), SocketAddr::new(target.address.ip(), port)))
+}
+
+impl Arrival {
+    /// Whether this caller may talk to the port with nobody looking at its requests.
+    pub(crate) fn allows_opaque(&self, inbound: &Inbound, caller: Option<&SpiffeId>, port: u16) -> bool {
+        if inbound.strict && caller.is_none() {
+            return false;
+        }
+        let asked = AccessRequest { caller: CallerView { identity: caller, address: self.source }, port, http: None };
+        let verdict = inbound.authorise(&asked);
+        for policy in &verdict.audits {
+            self.worker.engine.metrics.policy(policy).audited.inc();
+        }
+        if !verdict.allowed {
+            self.worker.engine.metrics.policy(verdict.policy.unwrap_or(&no_name())).denied.inc();
+        }
+        verdict.allowed
+    }
+}
+
+async fn pump_counted<S: Io>(
+    worker: &Worker,
+    direction: Direction,
+    names: [Arc<str>; 3],
+    stream: &mut S,
+    mut dialled: Dialled,
+) {
+    let (wall, started) = (SystemTime::now(), Instant::now());
+    let series = worker.series.tcp(&worker.engine.metrics, direction, &names);
+    let counted = series.open();
+    let (flag, carried) = match pump(stream, &mut dialled.link).await {
+        Ok(carried) => ("", carried),
+        Err(_) => ("reset", Carried::default()),
+    };
+    counted.close(carried.sent, carried.received);
+    let [service, _, _] = names;
+    worker.engine.log.write(Record {
+        service: Some(service),
+        endpoint: Some(dialled.endpoint),
+        duration: started.elapsed(),
+        received: carried.sent,
+        sent: carried.received,
+        reason: flag,
+        ..Record::new(direction, "tcp", wall)
+    });
+}
+
+// === impl Dialled, ServerFirst ===
+
+impl Dialled {
+    fn new(link: Link, picked: Option<Picked>, service: Arc<str>, endpoint: SocketAddr) -> Self {
+        Self { link: Prefixed::new(BytesMut::new(), link), _picked: picked, service, endpoint }
+    }
+}
+
+impl ServerFirst {
+    fn contains(&self, destination: SocketAddr) -> bool {
+        self.0.borrow().contains(&destination)
+    }
+
+    fn insert(&self, destination: SocketAddr) {
+        let mut known = self.0.borrow_mut();
+        if known.len() >= SERVER_FIRST_MAX {
+            known.clear();
+        }
+        known.insert(destination);
+    }
+}

@@ -1,0 +1,230 @@
+//! Who a peer is: X.509-SVID validation (SPIFFE X509-SVID specification, section 5).
+//!
+//! A peer's chain is judged by the roots of the trust domain that its own certificate names, and by no others.
+
+use std::{collections::HashMap, sync::Arc};
+
+use outrigger_core::config::Trust;
+use outrigger_wire::{IdentityError, SpiffeId};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Why a certificate is no X.509-SVID of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SvidError {
+    #[error("not a well-formed X.509 certificate")]
+    Encoding,
+    #[error("has {0} URI names, not exactly one")]
+    UriNames(usize),
+    #[error("its URI name is no SPIFFE ID of a workload: {0}")]
+    SpiffeId(#[from] IdentityError),
+    #[error("may not sign a handshake, or may sign certificates")]
+    KeyUsage,
+}
+
+/// Trust anchors by trust domain.
+#[derive(Debug)]
+pub(super) struct Roots(HashMap<Box<str>, Vec<TrustAnchor<'static>>>);
+
+/// Judges the certificates of both servers and clients.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    roots: Arc<Roots>,
+    algorithms: WebPkiSupportedAlgorithms,
+    /// `None`: anybody of a known trust domain.
+    peers: Option<Box<[SpiffeId]>>,
+}
+
+/// id-kp-serverAuth and id-kp-clientAuth (RFC 5280, section 4.2.1.12). Required, where webpki's own constants would
+/// let a certificate pass that has no extended key usage.
+const SERVER_AUTH: KeyUsage = KeyUsage::required(&[0x2b, 6, 1, 5, 5, 7, 3, 1]);
+const CLIENT_AUTH: KeyUsage = KeyUsage::required(&[0x2b, 6, 1, 5, 5, 7, 3, 2]);
+
+/// A longer chain isn't worth the work of building a path.
+const MAX_INTERMEDIATES: usize = 4;
+
+/// The SPIFFE ID that a certificate claims. Proves nothing: the chain is judged elsewhere.
+///
+/// # Errors
+/// If it isn't a well-formed leaf certificate with exactly one URI name that is a workload's SPIFFE ID.
+pub fn spiffe_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, SvidError> {
+    let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| SvidError::Encoding)?;
+    if !rest.is_empty() {
+        return Err(SvidError::Encoding);
+    }
+    // Duplicates of an extension are errors here, so there is one list of names at most.
+    let names = parsed.subject_alternative_name().map_err(|_| SvidError::Encoding)?;
+    let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(SvidError::Encoding);
+    }
+    let mut uris = names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return Err(SvidError::UriNames(names.iter().filter(|name| matches!(name, GeneralName::URI(_))).count()));
+    };
+    let usage = parsed.key_usage().map_err(|_| SvidError::Encoding)?.ok_or(SvidError::KeyUsage)?.value;
+    if !usage.digital_signature() || usage.key_cert_sign() || usage.crl_sign() || parsed.is_ca() {
+        return Err(SvidError::KeyUsage);
+    }
+    Ok(uri.parse()?)
+}
+
+// === impl Roots ===
+
+impl Roots {
+    /// A root that is no certificate is left out, so that it doesn't hold up the others: what it would vouch for is
+    /// refused.
+    pub(super) fn new(trust: &[Trust]) -> Self {
+        let mut domains: HashMap<Box<str>, Vec<TrustAnchor<'static>>> = HashMap::new();
+        for domain in trust {
+            let anchors = domains.entry(domain.trust_domain.clone()).or_default();
+            for root in &domain.roots {
+                match webpki::anchor_from_trusted_cert(&CertificateDer::from(root.as_ref())) {
+                    Ok(anchor) => anchors.push(anchor.to_owned()),
+                    Err(error) => tracing::error!(%error, trust_domain = %domain.trust_domain, "root left out"),
+                }
+            }
+        }
+        Self(domains)
+    }
+}
+
+// === impl Verifier ===
+
+impl Verifier {
+    /// Accepts everybody of a known trust domain.
+    pub(super) fn any(roots: Arc<Roots>, provider: &CryptoProvider) -> Self {
+        Self { roots, algorithms: provider.signature_verification_algorithms, peers: None }
+    }
+
+    /// Accepts `peers` alone.
+    pub(super) fn only(roots: Arc<Roots>, provider: &CryptoProvider, peers: &[SpiffeId]) -> Self {
+        Self { roots, algorithms: provider.signature_verification_algorithms, peers: Some(peers.into()) }
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), Error> {
+        let id = spiffe_id(leaf).map_err(other)?;
+        if self.peers.as_ref().is_some_and(|peers| !peers.contains(&id)) {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
+        if intermediates.len() > MAX_INTERMEDIATES {
+            return Err(CertificateError::UnknownIssuer.into());
+        }
+        let anchors = self.roots.0.get(id.trust_domain()).ok_or(CertificateError::UnknownIssuer)?;
+        EndEntityCert::try_from(leaf)
+            .and_then(|leaf| {
+                leaf.verify_for_usage(self.algorithms.all, anchors, intermediates, now, usage, None, None)?;
+                Ok(())
+            })
+            .map_err(refusal)
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(end_entity, intermediates, now, SERVER_AUTH)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // A workload has one certificate, so there is nothing to choose.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(end_entity, intermediates, now, CLIENT_AUTH)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+fn no_tls12() -> Error {
+    Error::General("TLS 1.2 was never offered".into())
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    CertificateError::Other(OtherError(Arc::new(error))).into()
+}
+
+/// The alert that fits; what has none of its own is told to our log alone.
+fn refusal(error: webpki::Error) -> Error {
+    match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime => CertificateError::BadEncoding.into(),
+        webpki::Error::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after }.into(),
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }.into()
+        }
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer.into(),
+        error => other(error),
+    }
+}
