@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn refused() {
-        for text in ["", "1", "s", "1d", "1.5s", "-1s", "1s ", " 1s", "100000s", "1s1s1s1s1s", "1M", "1us", "m1", "１s"] {
+        for text in ["", "1", "s", "1d", "1.5s", "-1s", "1s ", " 1s", "100000s", "1s1s1s1s1s", "1M", "1us", "m1", "１s"]
+        {
             assert_eq!(text.parse::<Duration>(), Err(DurationError), "{text:?}");
         }
     }

@@ -15,6 +15,7 @@ use crate::{
 /// The CRDs of our own kinds. The Gateway API's are installed by users.
 pub fn crds() -> [CustomResourceDefinition; 5] {
     [AccessPolicy::crd(), MeshConfig::crd(), MeshRoute::crd(), TrafficPolicy::crd(), Workload::crd()]
+        .map(|crd| documented(&crd))
 }
 
 /// A CRD as it is installed.
@@ -33,13 +34,8 @@ pub fn reference() -> String {
         All are `apiVersion: outrigger.dev/v1alpha1`. Durations are Gateway API Durations, such as `500ms` or `1m30s`. \
         A field in **bold** must be set. `[]` marks the entries of a list.\n",
     );
-    for (crd, schema) in crds().iter().zip([
-        schema::<AccessPolicySpec>(),
-        schema::<MeshConfigSpec>(),
-        schema::<MeshRouteSpec>(),
-        schema::<TrafficPolicySpec>(),
-        schema::<WorkloadSpec>(),
-    ]) {
+    for crd in crds() {
+        let schema = spec_schema(&crd.spec.names.kind);
         let names = &crd.spec.names;
         let scope = if crd.spec.scope == "Namespaced" { "in a namespace" } else { "cluster-scoped" };
         let short = names.short_names.iter().flatten().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -51,14 +47,51 @@ pub fn reference() -> String {
     text
 }
 
-/// With definitions and the docs of enum values, which CRDs have no place for.
-fn schema<T: JsonSchema>() -> Value {
-    SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().into()
+/// A spec's own schema, with definitions and the docs of enum values, which the derived CRDs have lost.
+fn spec_schema(kind: &str) -> Value {
+    fn of<T: JsonSchema>() -> Value {
+        SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().into()
+    }
+    match kind {
+        "AccessPolicy" => of::<AccessPolicySpec>(),
+        "MeshConfig" => of::<MeshConfigSpec>(),
+        "MeshRoute" => of::<MeshRouteSpec>(),
+        "TrafficPolicy" => of::<TrafficPolicySpec>(),
+        "Workload" => of::<WorkloadSpec>(),
+        _ => Value::Null,
+    }
+}
+
+/// Gives each field its own words back, and says what each value of an enum means: for `kubectl explain`.
+fn documented(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
+    fn restore(derived: &mut Value, field: &Value, root: &Value) {
+        let own = resolve(field, root);
+        let mut words = field["description"].as_str().or(own["description"].as_str()).unwrap_or_default().to_owned();
+        for value in own["oneOf"].as_array().into_iter().flatten() {
+            let (name, meaning) = (value["const"].as_str(), value["description"].as_str());
+            let _ = write!(words, "\n{}: {}", name.unwrap_or_default(), meaning.unwrap_or_default());
+        }
+        if !words.is_empty() {
+            derived["description"] = words.into();
+        }
+        for (name, derived) in derived["properties"].as_object_mut().into_iter().flatten() {
+            restore(derived, &own["properties"][name], root);
+        }
+        if derived["items"].is_object() {
+            restore(&mut derived["items"], &own["items"], root);
+        }
+    }
+    let mut value = serde_json::to_value(crd).expect("a CRD is JSON");
+    let root = spec_schema(&crd.spec.names.kind);
+    let spec = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    restore(spec, &root, &root);
+    serde_json::from_value(value).expect("descriptions are all that changed")
 }
 
 /// Appends a row for each field below `path`.
 fn rows(path: &str, schema: &Value, root: &Value, text: &mut String) {
-    let required = |name: &str| schema["required"].as_array().is_some_and(|list| list.iter().any(|field| field == name));
+    let required =
+        |name: &str| schema["required"].as_array().is_some_and(|list| list.iter().any(|field| field == name));
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let (path, shown) = (format!("{path}.{name}"), resolve(field, root));
         let default = match &field["default"] {

@@ -98,7 +98,9 @@ fn read(mut value: Value, name: &mut String) -> Result<Object, Vec<FieldProblem>
     fields.remove("status");
     drop_nulls(&mut value);
     let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
-    if kind.namespaced && let Some(metadata) = metadata {
+    if kind.namespaced
+        && let Some(metadata) = metadata
+    {
         metadata.entry("namespace").or_insert_with(|| "default".into());
     }
     for part in ["namespace", "name"] {
@@ -111,9 +113,8 @@ fn read(mut value: Value, name: &mut String) -> Result<Object, Vec<FieldProblem>
         problems.truncate(MAX_PROBLEMS);
         return Err(problems);
     }
-    let object = (kind.read)(value).map_err(|error| {
-        vec![FieldProblem::new("", error.to_string(), "compare it with docs/reference.md")]
-    })?;
+    let object = (kind.read)(value)
+        .map_err(|error| vec![FieldProblem::new("", error.to_string(), "compare it with docs/reference.md")])?;
     problems = validate(&object);
     if problems.is_empty() {
         return Ok(object);

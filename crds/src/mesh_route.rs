@@ -127,10 +127,11 @@ pub struct MeshRouteMatch {
 }
 
 /// A caller, known by its certificate. Exactly one field is set.
+// `namespace` is a reserved word of CEL, so rules have to escape it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
-        "[has(self.identity), has(self.namespace), has(self.serviceAccount)].filter(x, x).size() == 1")
+        "[has(self.identity), has(self.__namespace__), has(self.serviceAccount)].filter(x, x).size() == 1")
     .message("set exactly one of identity, namespace and serviceAccount"))]
 pub struct CallerMatch {
     /// A whole SPIFFE ID, such as `spiffe://cluster.local/ns/shop/sa/front`.

@@ -127,14 +127,14 @@ pub struct Connections {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max: Option<i32>,
-    /// Requests that wait for a connection; more are answered with 503. Default: 1024.
+    /// Requests that wait for a connection; more are answered with 503. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_pending: Option<i32>,
     /// How long a connection may take to be made. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Duration>,
-    /// After how long without a byte a connection is closed. Default: 1h for TCP, 90s for pooled HTTP connections.
+    /// After how long without a byte a connection is closed. Default: 1h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
 }
@@ -147,7 +147,7 @@ pub struct OutlierEjection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_failures: Option<i32>,
-    /// Length of the first ejection; it doubles with each in a row, up to a minute. Default: 5s.
+    /// Length of the first ejection; it doubles with each in a row, up to a minute. Default: 10s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_ejection_time: Option<Duration>,
     /// Share of the endpoints that may be ejected at a time, in percent. Default: 50.

@@ -1,5 +1,7 @@
 //! The CEL rules in the CRDs and `validate` agree: what an API server refuses, files are refused for too.
 
+#![allow(clippy::unwrap_used, reason = "a test's steps that can't fail")]
+
 use kube::core::cel::validate_cel;
 use outrigger_crds::{AccessPolicy, MeshConfig, MeshRoute, Object, TrafficPolicy, validate};
 use serde::de::DeserializeOwned;

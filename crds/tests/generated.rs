@@ -1,5 +1,7 @@
 //! What is generated is current, documented and within the limits of API servers. `BLESS=1` rewrites the files.
 
+#![allow(clippy::unwrap_used, reason = "a test's steps that can't fail")]
+
 use std::{fs, path::Path};
 
 use serde_json::Value;

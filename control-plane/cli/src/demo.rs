@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// Fewer repetitions and no pauses
     #[arg(long)]
     fast: bool,
+    /// Calls per second, each over a new connection, while sidecars are killed
+    #[arg(long, default_value_t = 1000, value_name = "CALLS")]
+    rate: u32,
     /// Copy all logs there at the end
     #[arg(long, value_name = "FOLDER")]
     logs: Option<PathBuf>,
@@ -65,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     ));
     let view = live.then(|| view::start(&board, &mesh, &steady));
 
-    let mut stage = Stage::new(mesh, Arc::clone(&board), steady, live && !options.fast, options.fast);
+    let mut stage = Stage::new(mesh, Arc::clone(&board), steady, live, options);
     scenes::play(&mut stage);
     if options.keep {
         board.scene("all scenes played: Ctrl-C ends the demo");

@@ -37,8 +37,15 @@ enum Command {
     },
 }
 
-fn main() -> Result<ExitCode> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    run(Args::parse().command).unwrap_or_else(|error| {
+        eprintln!("outrigger: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
         Command::Demo(options) => demo::run(&options),
         Command::Status { controller_admin, json } => status::run(controller_admin, json),
         Command::Validate { files } => validate::run(&files),

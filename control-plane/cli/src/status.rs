@@ -28,7 +28,7 @@ fn table(proxies: &Value) -> String {
     let names: Vec<_> = rows[0].as_object().into_iter().flat_map(|fields| fields.keys().cloned()).collect();
     let head = names.iter().map(|name| name.replace('_', "-").to_uppercase()).collect();
     let lines = rows.iter().map(|row| names.iter().map(|name| cell(&row[name])).collect());
-    columns(std::iter::once(head).chain(lines).collect())
+    columns(&std::iter::once(head).chain(lines).collect::<Vec<_>>())
 }
 
 fn cell(value: &Value) -> String {
@@ -48,7 +48,7 @@ fn short(name: &str) -> &str {
     name.rsplit(['.', '/']).next().unwrap_or(name)
 }
 
-fn columns(rows: Vec<Vec<String>>) -> String {
+fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
     let widths: Vec<_> = (0..count).map(|at| width(at).unwrap_or_default()).collect();

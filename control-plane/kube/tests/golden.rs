@@ -1,6 +1,8 @@
 //! From files to what is served: each folder of `golden/` holds `in/*.yaml` and the snapshot and problems that must come
 //! of it, `out.json`. `BLESS=1` rewrites it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{env, fs, path::Path, sync::LazyLock};
 
 use outrigger_crds::{Loaded, parse};

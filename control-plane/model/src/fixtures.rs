@@ -46,7 +46,7 @@ pub(crate) fn route(kind: RouteKind, qualified: &str, parent: &str, rules: Vec<R
         Some((service, port)) => (service, Some(port.parse().unwrap())),
         None => (parent, None),
     };
-    let parents = vec![RouteParent { service: service.to_owned(), port }];
+    let parents = vec![RouteParent { index: 0, service: service.to_owned(), port }];
     Route { kind, namespace, name, created: None, parents, rules }
 }
 

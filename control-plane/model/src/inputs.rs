@@ -130,6 +130,8 @@ pub enum RouteKind {
 /// Service that a route attaches to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteParent {
+    /// Position in the object's `parentRefs`.
+    pub index: usize,
     pub service: String,
     /// `None`: all ports.
     pub port: Option<u16>,

@@ -47,11 +47,11 @@ pub(crate) fn tables(mesh: &Mesh<'_>, findings: &mut Vec<Finding>) -> BTreeMap<S
 
     let mut services: BTreeMap<&str, Attached<'_, '_>> = BTreeMap::new();
     for compiled in &compiled {
-        for (index, parent) in compiled.route.parents.iter().enumerate() {
+        for parent in &compiled.route.parents {
             if let Some(problem) = unattachable(mesh, &parent.service, parent.port) {
                 findings.push(Finding::new(
                     &compiled.route.origin(),
-                    &format!("spec.parentRefs[{index}]"),
+                    &format!("spec.parentRefs[{}]", parent.index),
                     problem,
                     "name a service and port that exist",
                 ));

@@ -6,6 +6,8 @@
 //! extensions or refuses the call.
 
 mod acks;
+mod protocol;
+mod scope;
 mod server;
 mod session;
 mod subscription;
@@ -15,9 +17,11 @@ use std::sync::Arc;
 use outrigger_wire::SpiffeId;
 
 pub use acks::{Acks, Counts};
+pub use protocol::{Names, Push, Request, TooManyNames, Variant, Verdict};
+pub use scope::Scope;
 pub use server::Ads;
 pub use session::Session;
-pub use subscription::{Names, Push, Request, Scope, Subscription, TooManyNames, Variant, Verdict};
+pub use subscription::Subscription;
 
 /// Who calls, as proven by its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,6 +31,8 @@ pub struct Ads {
     acks: Arc<Acks>,
 }
 
+type Responses<T> = ReceiverStream<Result<T, Status>>;
+
 /// What differs between the two protocols.
 trait Protocol: Send + 'static {
     type Request: Send + 'static;
@@ -60,7 +62,7 @@ impl Ads {
     fn serve<P: Protocol>(
         &self,
         request: tonic::Request<Streaming<P::Request>>,
-    ) -> Result<Response<ReceiverStream<Result<P::Response, Status>>>, Status> {
+    ) -> Result<Response<Responses<P::Response>>, Status> {
         let principal = request
             .extensions()
             .get::<Principal>()
@@ -80,8 +82,8 @@ impl Ads {
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
-    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,

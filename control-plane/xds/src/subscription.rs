@@ -8,82 +8,19 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound,
     sync::Arc,
 };
 
 use outrigger_model::{Resource, TypeSet};
 
-/// Names, aliases, globs and known versions that one subscription may hold.
-const MAX_NAMES: usize = 100_000;
-/// Bytes of one name.
-const MAX_NAME: usize = 512;
+use crate::{
+    Names, Push, Request, Scope, TooManyNames, Variant, Verdict,
+    protocol::{MAX_NAME, MAX_NAMES},
+    scope::is_glob,
+};
+
 /// Bytes kept of a client's reason for a rejection.
 const MAX_REASON: usize = 1024;
-
-/// Which of the two xDS protocols a stream speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
-    Delta,
-    StateOfTheWorld,
-}
-
-/// What a client may see of a type. The rest doesn't exist for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    Everything,
-    /// Only the resource of this name.
-    Own(Arc<str>),
-}
-
-/// A request without its transport.
-#[derive(Debug, Clone, Default)]
-pub struct Request {
-    pub names: Names,
-    /// Of the response that is answered; `None` if there is none, or one that we never made.
-    pub nonce: Option<u64>,
-    /// Why that response was rejected.
-    pub error: Option<String>,
-}
-
-/// What a request says about the names of interest.
-#[derive(Debug, Clone)]
-pub enum Names {
-    /// Delta.
-    Change {
-        subscribe: Vec<String>,
-        unsubscribe: Vec<String>,
-        /// `initial_resource_versions`: what the client kept from an earlier stream.
-        known: HashMap<String, String>,
-    },
-    /// State of the world: all names from now on.
-    Whole(Vec<String>),
-}
-
-/// What a request said about the push in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing: it had no nonce or a stale one.
-    None,
-    Ack,
-    Nack,
-}
-
-/// A response without its transport.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Push {
-    pub type_url: &'static str,
-    pub nonce: u64,
-    /// Delta: what is new to the client. State of the world: all that it asked for.
-    pub resources: Vec<Arc<Resource>>,
-    /// Names, aliases and globs that lead nowhere. Empty for state of the world.
-    pub removed: Vec<Arc<str>>,
-}
-
-/// A client asks for more than a mesh can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_NAMES} names of one type, or one longer than {MAX_NAME} bytes")]
-pub struct TooManyNames;
 
 /// The last rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -459,45 +396,8 @@ impl Held {
     }
 }
 
-// === impl Scope ===
-
-impl Scope {
-    /// Everything that `ask` (a name, an alias, a glob or `*`) leads to and that may be seen.
-    fn find<'s>(&self, set: &'s TypeSet, ask: &str, mut found: impl FnMut(&'s Arc<Resource>)) {
-        let mut visible = |resource: &'s Arc<Resource>| match self {
-            Self::Own(name) if *name != resource.name => {}
-            Self::Own(_) | Self::Everything => found(resource),
-        };
-        if ask == "*" {
-            set.resources.values().for_each(visible);
-        } else if is_glob(ask) {
-            let prefix = &ask[..ask.len() - 1];
-            set.resources
-                .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-                .take_while(|(name, _)| name.starts_with(prefix))
-                .for_each(|(_, resource)| visible(resource));
-        } else if let Some(resource) =
-            set.resources.get(ask).or_else(|| set.aliases.get(ask).and_then(|name| set.resources.get(name)))
-        {
-            visible(resource);
-        }
-    }
-}
-
-// === impl Names ===
-
-impl Default for Names {
-    fn default() -> Self {
-        Self::Change { subscribe: Vec::new(), unsubscribe: Vec::new(), known: HashMap::new() }
-    }
-}
-
 fn admit(name: &str, present: usize) -> Result<(), TooManyNames> {
     if name.len() > MAX_NAME || present >= MAX_NAMES { Err(TooManyNames) } else { Ok(()) }
-}
-
-fn is_glob(ask: &str) -> bool {
-    ask.ends_with("/*")
 }
 
 /// Our proxies say `NAME: REASON` in a line of its own for each resource that they refuse, and apply the others.

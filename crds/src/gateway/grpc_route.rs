@@ -4,7 +4,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BackendObjectRef, ExtensionRef, HeaderModifier, MatchType, NamedMatch, ParentRef, RequestMirror, RouteStatus};
+use super::{
+    BackendObjectRef, ExtensionRef, HeaderModifier, MatchType, NamedMatch, ParentRef, RequestMirror, RouteStatus,
+};
 
 /// Routes gRPC calls.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
@@ -55,7 +57,7 @@ pub struct GrpcRouteRule {
     #[schemars(length(max = 16))]
     pub backend_refs: Vec<GrpcBackendRef>,
     /// Experimental in the Gateway API; accepted and ignored.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::opaque")]
     pub session_persistence: Option<serde_json::Value>,
 }

@@ -65,7 +65,7 @@ pub struct HttpRouteRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<HttpRetry>,
     /// Experimental in the Gateway API; accepted and ignored.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::opaque")]
     pub session_persistence: Option<serde_json::Value>,
 }
@@ -135,7 +135,7 @@ pub struct HttpFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<UrlRewrite>,
     /// For type CORS; not supported yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::opaque")]
     pub cors: Option<serde_json::Value>,
     /// For type ExtensionRef.

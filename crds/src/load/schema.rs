@@ -138,7 +138,9 @@ fn wrong_type(path: &str, wanted: &str, value: &Value) -> FieldProblem {
     let (got, remedy) = match value {
         Value::Null => ("null", "give it a value or leave it out"),
         Value::Bool(_) | Value::Number(_) if wanted == "a string" => (kind_of(value), "put it in quotes"),
-        Value::String(text) if wanted == "an integer" && text.parse::<i64>().is_ok() => ("a string", "remove the quotes"),
+        Value::String(text) if wanted == "an integer" && text.parse::<i64>().is_ok() => {
+            ("a string", "remove the quotes")
+        }
         Value::String(text) if wanted == "true or false" && matches!(text.as_str(), "true" | "false") => {
             ("a string", "remove the quotes")
         }

@@ -29,7 +29,9 @@ fn chunks(text: &str) -> Vec<(usize, &str)> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line, mut position) = (0, 0, 0);
     for (line, content) in text.split_inclusive('\n').enumerate() {
-        let marker = content.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let marker = content
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker && position > start {
             // Comments and directives before the first marker belong to the document behind it.
             if text[start..position].lines().any(|line| !line.trim().is_empty() && !line.starts_with(['#', '%'])) {
@@ -44,20 +46,16 @@ fn chunks(text: &str) -> Vec<(usize, &str)> {
 }
 
 fn yaml(lines_before: usize, text: &str) -> Document {
-    let mut found = None;
+    let mut value = Value::Null;
+    // A chunk holds one document: what stands behind it without a marker is a syntax error.
     for document in serde_yaml::Deserializer::from_str(text) {
         let budget = Cell::new(MAX_COST);
-        let value = Bounded(&budget).deserialize(document).map_err(|error| {
+        value = Bounded(&budget).deserialize(document).map_err(|error| {
             let place = error.location().map(|at| (at.line() + lines_before, at.column()));
             vec![unreadable("YAML", &error.to_string(), place)]
         })?;
-        if found.is_some() {
-            let remedy = "begin each document with a line ---";
-            return Err(vec![FieldProblem::new("", "two documents without a line --- between them", remedy)]);
-        }
-        found = Some(value);
     }
-    Ok(found.filter(|value| !value.is_null()))
+    Ok(Some(value).filter(|value| !value.is_null()))
 }
 
 fn json(text: &str) -> Document {
@@ -142,6 +140,15 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         Ok(Value::Number(number))
     }
 
+    /// Larger than any field takes: as a fraction it is refused with its path.
+    fn visit_u128<E: Error>(self, value: u128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_i128<E: Error>(self, value: i128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
+    }
+
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
         self.spend(value.len())?;
         Ok(value.into())
@@ -208,7 +215,8 @@ mod tests {
         for i in 1..30 {
             text += &format!("a{i}: &a{i} [*a{0}, *a{0}, *a{0}, *a{0}]\n", i - 1);
         }
-        let problem = &documents("f.yaml", &text)[0].as_ref().unwrap_err()[0].problem;
+        let found = documents("f.yaml", &text);
+        let problem = &found[0].as_ref().unwrap_err()[0].problem;
         assert!(problem.contains("too large") || problem.contains("repetition"), "{problem}");
     }
 
@@ -218,7 +226,7 @@ mod tests {
             ("a: 1\na: 2\n", "the key \"a\" is there twice"),
             ("a: !tag x\n", "tag"),
             ("a: .nan\n", "finite"),
-            ("a: 1\n...\nb: 1\n", "line ---"),
+            ("a: 1\n...\nb: 1\n", "document start"),
             ("? [a]\n: 1\n", "string"),
         ] {
             let found = documents("f.yaml", text);
@@ -228,7 +236,8 @@ mod tests {
         let deep = "[".repeat(10_000);
         assert!(documents("f.yaml", &deep)[0].is_err());
         assert!(documents("f.json", &deep)[0].is_err());
-        let problem = &documents("f.json", "{\"a\": 1,}")[0].as_ref().unwrap_err()[0].problem;
+        let found = documents("f.json", "{\"a\": 1,}");
+        let problem = &found[0].as_ref().unwrap_err()[0].problem;
         assert!(problem.starts_with("line 1, column 9: "), "{problem}");
     }
 }

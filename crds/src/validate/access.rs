@@ -47,7 +47,11 @@ fn source(path: &str, source: &AccessSource, problems: &mut Problems) {
 
 fn operation(path: &str, operation: &AccessOperation, problems: &mut Problems) {
     if *operation == AccessOperation::default() {
-        problems.add(path, "it names nothing that is called", "name ports, methods, paths or the like, or remove the entry");
+        problems.add(
+            path,
+            "it names nothing that is called",
+            "name ports, methods, paths or the like, or remove the entry",
+        );
     }
     problems.check_each(&format!("{path}.methods"), &operation.methods, syntax::method);
     problems.check_each(&format!("{path}.paths"), &operation.paths, syntax::path_pattern);

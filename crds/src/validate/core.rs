@@ -57,6 +57,10 @@ fn service_port(path: &str, port: &ServicePort, several: bool, problems: &mut Pr
         Some(IntOrString::Int(_)) | None => {}
     }
     if !matches!(port.protocol.as_deref(), None | Some("TCP" | "UDP" | "SCTP")) {
-        problems.add(&format!("{path}.protocol"), "unknown protocol", "write TCP, or leave it out; the rest is appProtocol");
+        problems.add(
+            &format!("{path}.protocol"),
+            "unknown protocol",
+            "write TCP, or leave it out; the rest is appProtocol",
+        );
     }
 }

@@ -1,7 +1,9 @@
 //! Parts of filters that all route kinds share.
 
 use super::{Problems, syntax};
-use crate::gateway::{BackendObjectRef, HeaderModifier, PathModifier, PathModifierType, RequestMirror, RequestRedirect, UrlRewrite};
+use crate::gateway::{
+    BackendObjectRef, HeaderModifier, PathModifier, PathModifierType, RequestMirror, RequestRedirect, UrlRewrite,
+};
 
 /// A filter's fields by name, and which of them are set.
 pub(crate) type Members<'a> = [(&'a str, &'a str, bool)];
@@ -13,7 +15,11 @@ pub(crate) fn union(path: &str, r#type: &str, members: &Members<'_>, problems: &
         match (*name == r#type, set) {
             (true, false) => problems.add(&field_path, format!("type {type} needs it"), format!("add {field}")),
             (false, true) => {
-                problems.add(&field_path, format!("it doesn't belong to type {type}"), format!("remove it or set type to {name}"));
+                problems.add(
+                    &field_path,
+                    format!("it doesn't belong to type {type}"),
+                    format!("remove it or set type to {name}"),
+                );
             }
             (true, true) | (false, false) => {}
         }

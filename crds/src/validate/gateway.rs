@@ -101,7 +101,12 @@ fn http_filters(path: &str, list: &[HttpFilter], prefix_matched: bool, problems:
         filters::headers(&format!("{path}.requestHeaderModifier"), filter.request_header_modifier.as_ref(), problems);
         filters::headers(&format!("{path}.responseHeaderModifier"), filter.response_header_modifier.as_ref(), problems);
         filters::mirror(&format!("{path}.requestMirror"), filter.request_mirror.as_ref(), problems);
-        filters::redirect(&format!("{path}.requestRedirect"), filter.request_redirect.as_ref(), prefix_matched, problems);
+        filters::redirect(
+            &format!("{path}.requestRedirect"),
+            filter.request_redirect.as_ref(),
+            prefix_matched,
+            problems,
+        );
         filters::rewrite(&format!("{path}.urlRewrite"), filter.url_rewrite.as_ref(), prefix_matched, problems);
     }
     let types: Vec<&str> = list.iter().map(|filter| http_name(filter.r#type)).collect();

@@ -29,8 +29,8 @@ pub(crate) fn subdomain(text: &str) -> Checked {
 
 /// A host that requests name: lower case, without port; no wildcard.
 pub(crate) fn host(text: &str) -> Checked {
-    let valid = text.len() <= 253 && (text.split('.').all(is_label) || text.parse::<IpAddr>().is_ok());
-    checked(valid, "a host", text, "write a lower-case host name or address, without port")
+    let valid = text.len() <= 253 && text.split('.').all(is_label);
+    checked(valid, "a host", text, "write a lower-case host name or IPv4 address, without port")
 }
 
 /// A host, or `*.` and a host.
@@ -61,7 +61,8 @@ pub(crate) fn label_value(text: &str) -> Checked {
 
 /// Kubernetes port name (RFC 6335 service name).
 pub(crate) fn port_name(text: &str) -> Checked {
-    let valid = text.len() <= 15 && is_label(text) && text.bytes().any(|b| b.is_ascii_lowercase()) && !text.contains("--");
+    let valid =
+        text.len() <= 15 && is_label(text) && text.bytes().any(|b| b.is_ascii_lowercase()) && !text.contains("--");
     checked(valid, "a port's name", text, "use at most 15 of a-z, 0-9 and single '-', with at least one letter")
 }
 
@@ -102,12 +103,19 @@ pub(crate) fn cidr(text: &str) -> Checked {
         Some((address.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok().filter(|_| digits)?))
     });
     let (bits, host_bits) = match parsed {
-        Some((IpAddr::V4(address), bits)) if bits <= 32 => (bits, u32::from(address).checked_shl(bits).unwrap_or(0) != 0),
+        Some((IpAddr::V4(address), bits)) if bits <= 32 => {
+            (bits, u32::from(address).checked_shl(bits).unwrap_or(0) != 0)
+        }
         Some((IpAddr::V6(address), bits)) if bits <= 128 => {
             (bits, u128::from(address).checked_shl(bits).unwrap_or(0) != 0)
         }
         Some(_) | None => {
-            return checked(false, "an address block", text, "write ADDRESS/BITS, such as 10.0.0.0/8; one address is ADDRESS/32");
+            return checked(
+                false,
+                "an address block",
+                text,
+                "write ADDRESS/BITS, such as 10.0.0.0/8; one address is ADDRESS/32",
+            );
         }
     };
     if host_bits {
@@ -133,7 +141,16 @@ pub(crate) fn changeable_header(text: &str) -> Checked {
     if lower.starts_with("outrigger-") {
         return Err((format!("{text:?} is the mesh's own header"), "choose a name without the prefix outrigger-"));
     }
-    let framing = ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+    let framing = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
     if framing.contains(&lower.as_str()) {
         return Err((format!("{text:?} belongs to the connection"), "leave it to the proxy"));
     }
@@ -153,17 +170,40 @@ pub(crate) fn method(text: &str) -> Checked {
     checked(valid, "an HTTP method", text, "write it in upper case, such as GET")
 }
 
-/// A path without query, as requests carry it.
+/// A path without query that can be read in one way only: the proxies' normaliser has nothing to resolve in it.
 pub(crate) fn path(text: &str) -> Checked {
-    let valid = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
+    let valid = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#\\".contains(&b));
     checked(valid, "a path", text, "begin with / and percent-encode other characters than visible ASCII")?;
-    if text.split('/').any(|segment| segment == "." || segment == "..") {
-        return Err((format!("{text:?} has a segment . or .."), "write the path without it: proxies normalise paths"));
+    for segment in text.split('/') {
+        let Some(decoded) = percent_decoded(segment) else {
+            return Err((format!("{text:?} has a malformed percent-encoding"), "write % and two hexadecimal digits"));
+        };
+        if decoded.contains(&0) || decoded.contains(&b'\\') {
+            return Err((format!("{text:?} has an encoded NUL or backslash"), "write the path without it"));
+        }
+        // An app that decodes slashes or cuts parameters off would step to another folder.
+        if decoded.split(|b| matches!(b, b'/' | b';')).any(|part| matches!(part, b"." | b"..")) {
+            return Err((
+                format!("{text:?} has a segment . or .."),
+                "write the path without it: proxies normalise paths",
+            ));
+        }
     }
     if text.contains("//") {
         return Err((format!("{text:?} has an empty segment"), "write a single /"));
     }
     Ok(())
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    let digit = |b: Option<u8>| char::from(b?).to_digit(16);
+    while let Some(byte) = bytes.next() {
+        // Two digits of base 16 fit into a byte.
+        decoded.push(if byte == b'%' { (digit(bytes.next())? * 16 + digit(bytes.next())?) as u8 } else { byte });
+    }
+    Some(decoded)
 }
 
 /// A path, or a path and `/*`.
@@ -175,13 +215,19 @@ pub(crate) fn path_pattern(text: &str) -> Checked {
     if stem.is_empty() { checked(text == "/*", "a path", text, "write a path or a path and /*") } else { path(stem) }
 }
 
-/// A pattern that the proxy's linear-time engine takes.
+/// A pattern that the proxies' linear-time engine takes, under their limits.
 pub(crate) fn regex(text: &str) -> Checked {
-    match regex::RegexBuilder::new(text).size_limit(1 << 20).build() {
+    if text.len() > 1024 {
+        return Err((format!("the regular expression has {} bytes", text.len()), "write at most 1024"));
+    }
+    let build = |pattern: &str| regex::RegexBuilder::new(pattern).size_limit(1 << 20).dfa_size_limit(1 << 20).build();
+    // By itself first: "a)|(b" would be one between brackets, and then not anchored.
+    match build(text).and_then(|_| build(&format!("^(?:{text})$"))) {
         Ok(_) => Ok(()),
-        Err(regex::Error::CompiledTooBig(_)) => {
-            Err(("the regular expression is too large once compiled".into(), "use smaller repetitions, such as .* for .{0,1000}"))
-        }
+        Err(regex::Error::CompiledTooBig(_)) => Err((
+            "the regular expression is too large once compiled".into(),
+            "use smaller repetitions, such as .* for .{0,1000}",
+        )),
         Err(error) => {
             // The last line has the reason; those before draw the place.
             let reason = error.to_string();
@@ -212,7 +258,7 @@ mod tests {
         table(label_value, &["", "v1", "A_b.c"], &["-", "a b", "a/b"]);
         table(port_name, &["http", "grpc-1"], &["", "80", "a--b", "abcdefghijklmnop", "Http"]);
         table(service_account, &["shop/front"], &["front", "/front", "shop/", "shop/a/b", "Shop/a"]);
-        table(host, &["shop", "a.b", "10.0.0.1", "::1"], &["", "A", "a:80", "*.a", "[::1]"]);
+        table(host, &["shop", "a.b", "10.0.0.1"], &["", "A", "a:80", "*.a", "::1"]);
         table(hostname_pattern, &["a.b", "*.b"], &["*", "a.*", "**.b", "A.b"]);
     }
 
@@ -221,7 +267,15 @@ mod tests {
         table(
             identity,
             &["spiffe://cluster.local/ns/shop/sa/front"],
-            &["", "spiffe://", "spiffe://d/ns/a", "https://d/ns/a/sa/b", "spiffe://D/ns/a/sa/b", "spiffe://d/ns/a/sa/b/", "spiffe://d/ns/*/sa/b"],
+            &[
+                "",
+                "spiffe://",
+                "spiffe://d/ns/a",
+                "https://d/ns/a/sa/b",
+                "spiffe://D/ns/a/sa/b",
+                "spiffe://d/ns/a/sa/b/",
+                "spiffe://d/ns/*/sa/b",
+            ],
         );
         table(address, &["10.0.0.1", "fd00::1", "127.0.0.1"], &["", "10.0.0.1:80", "0.0.0.0", "::", "224.0.0.1", "a"]);
         table(
@@ -237,8 +291,33 @@ mod tests {
         table(changeable_header, &["x-a"], &["Host", "outrigger-caller", "Outrigger-X", "Transfer-Encoding", "TE"]);
         table(header_value, &["", "a b", "ä"], &["a\n", " a", "a\r\nb", "\0"]);
         table(method, &["GET", "PROPFIND"], &["", "get", "G T"]);
-        table(path, &["/", "/a", "/a/", "/%C3%A4"], &["", "a", "/a?b", "/a#", "/ä", "/a b", "/a/../b", "/.", "//a"]);
+        table(
+            path,
+            &["/", "/a", "/a/", "/%C3%A4", "/.well-known", "/a%2Fb"],
+            &[
+                "",
+                "a",
+                "/a?b",
+                "/a#",
+                "/ä",
+                "/a b",
+                "/a/../b",
+                "/.",
+                "//a",
+                "/%2e%2e/a",
+                "/..%2fa",
+                "/..;x",
+                "/%zz",
+                "/%",
+                "/a%00",
+                "/a\\b",
+            ],
+        );
         table(path_pattern, &["/", "/a", "/*", "/a/*"], &["", "*", "/a*", "/*/a", "/a/**", "a/*"]);
-        table(regex, &["a.*", "^/v[0-9]+$"], &["(", "(?=a)", r"(a)\1", "((a{1000}){1000}){1000}"]);
+        table(
+            regex,
+            &["a.*", "^/v[0-9]+$"],
+            &["(", "(?=a)", r"(a)\1", "a)|(b", &"a".repeat(1025), "((a{1000}){1000}){1000}"],
+        );
     }
 }

@@ -59,9 +59,11 @@ pub(crate) fn stickiness(path: &str, key: &Stickiness, problems: &mut Problems) 
         problems.check(&format!("{path}.header"), syntax::header_name(header));
     }
     if let Some(cookie) = &key.cookie {
-        problems.check(&format!("{path}.cookie"), syntax::header_name(cookie).map_err(|_| {
-            (format!("not a cookie's name: {cookie:?}"), "use letters, digits, '-' and '_'")
-        }));
+        problems.check(
+            &format!("{path}.cookie"),
+            syntax::header_name(cookie)
+                .map_err(|_| (format!("not a cookie's name: {cookie:?}"), "use letters, digits, '-' and '_'")),
+        );
     }
 }
 

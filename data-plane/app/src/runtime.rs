@@ -55,6 +55,9 @@ where
 impl Base {
     /// Restores what was saved and starts what keeps it current.
     pub(crate) async fn start(bootstrap: Bootstrap, levels: Levels, admin: SocketAddr) -> Result<Self> {
+        if let Some(folder) = &bootstrap.state_dir {
+            std::fs::create_dir_all(folder).with_context(|| format!("state folder {}", folder.display()))?;
+        }
         let (store, asked) = Store::new();
         let restored = outrigger_config::restore(&bootstrap, &store);
         tracing::info!(config = restored.config, certificate = restored.svid, "restored");

@@ -3,11 +3,14 @@
 //!
 //! Here is the sidecar's side, [`Session`]; [`Host`] is the guard's. Who may accept is decided in `guard::state`, never here.
 
-use std::{future::Future, io, time::Duration};
+use std::{convert::Infallible, future::Future, io, time::Duration};
 
 use futures_util::future::{Either, pending};
 use outrigger_wire::names::{GUARD_SOCKET, SIDECAR_SOCKET};
-use tokio::{sync::watch, time::interval};
+use tokio::{
+    sync::watch,
+    time::{interval, sleep},
+};
 
 use crate::listeners::{self, Listeners, Ports};
 
@@ -55,10 +58,10 @@ pub async fn join(names: Names, ports: Ports, workers: usize) -> io::Result<Sess
         let received = tokio::select! {
             received = channel.shared() => received,
             // A guard that asks for sockets now gets an end instead: there are none yet.
-            () = turn_away(gate.as_ref()) => unreachable!("never resolves"),
+            never = turn_away(gate.as_ref()) => match never {},
         };
         match received {
-            Ok(listeners) => taken = Some(listeners),
+            Ok((listeners, _)) => taken = Some(listeners),
             Err(error) => {
                 tracing::warn!(%error, "the guard ended before it handed its sockets over");
                 guard = None;
@@ -72,16 +75,23 @@ pub async fn join(names: Names, ports: Ports, workers: usize) -> io::Result<Sess
     Ok(Session { listeners: held.try_clone()?, held, names, gate, guard })
 }
 
-async fn turn_away(gate: Option<&Gate>) {
+/// Never resolves.
+async fn turn_away(gate: Option<&Gate>) -> Infallible {
     loop {
-        let _ = next_guard(gate).await;
+        next_guard(gate).await;
     }
 }
 
-async fn next_guard(gate: Option<&Gate>) -> io::Result<Channel> {
-    match gate {
-        Some(gate) => gate.accept().await,
-        None => pending().await,
+async fn next_guard(gate: Option<&Gate>) -> Channel {
+    let Some(gate) = gate else { return pending().await };
+    loop {
+        match gate.accept().await {
+            Ok(channel) => return channel,
+            Err(error) => {
+                tracing::warn!(%error, "a guard couldn't ask for the sockets");
+                sleep(GATE_RETRY).await;
+            }
+        }
     }
 }
 
@@ -162,10 +172,7 @@ impl Session {
                     beat = Either::Right(pending());
                     over = self.report(Report::Pong).is_err();
                 }
-                guard = next_guard(self.gate.as_ref()) => match guard {
-                    Ok(guard) => self.give_back(guard, is_ready, *accept.borrow()),
-                    Err(error) => tracing::warn!(%error, "a guard couldn't ask for the sockets"),
-                },
+                guard = next_guard(self.gate.as_ref()) => self.give_back(guard, is_ready, *accept.borrow()),
                 _ = retry.tick(), if self.gate.is_none() => {
                     self.gate = Gate::bind(&self.names.sidecar).ok();
                 }
@@ -186,11 +193,13 @@ impl Session {
 
     /// A guard has been started and asks for the sockets. It is the guard from now on.
     fn give_back(&mut self, guard: Channel, ready: bool, accepting: bool) {
-        let told = guard
-            .share(&self.held)
-            .and_then(|()| if ready { guard.report(Report::Ready) } else { Ok(()) })
-            .and_then(|()| if accepting { guard.report(Report::Accepting) } else { Ok(()) });
-        match told {
+        // Before the sockets, so that the guard begins with knowing it.
+        let state = match (accepting, ready) {
+            (true, _) => guard.report(Report::Accepting),
+            (false, true) => guard.report(Report::Ready),
+            (false, false) => Ok(()),
+        };
+        match state.and_then(|()| guard.share(&self.held)) {
             Ok(()) => {
                 tracing::info!("a guard has got the sockets back");
                 self.guard = Some(guard);

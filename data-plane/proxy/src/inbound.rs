@@ -6,6 +6,7 @@ use std::{io, net::{IpAddr, SocketAddr}, rc::Rc, sync::Arc, time::Duration};
 use outrigger_core::{config::Protocol, detect::Detected};
 use outrigger_wire::{
     SpiffeId,
+    names::ports,
     tunnel::{self, TcpHeader},
 };
 use tokio::{
@@ -152,6 +153,9 @@ async fn hand_over<S: Io>(at: &Arrival, mut stream: S) {
         return tracing::warn!(peer = &*at.peer_name, "refused a delivery: only shared proxies may deliver");
     }
     let Some(TcpHeader { port, .. }) = tcp_header(&mut stream).await else { return };
+    if ports::is_own(port) {
+        return tracing::warn!(peer = &*at.peer_name, port, "refused a delivery to a proxy's own port");
+    }
     match tcp::dial_app(at, port).await {
         Ok(mut dialled) => {
             let _ = pump(&mut stream, &mut dialled.link).await;

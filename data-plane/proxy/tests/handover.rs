@@ -1,6 +1,8 @@
 //! The sockets outlive the process: whatever dies, hangs or is replaced, nobody who connects is refused.
 //! Real processes, real signals; the guard and the sidecars answer each connection with one letter.
 
+#![allow(clippy::unwrap_used)] // A test that can't go on has failed.
+
 use std::{
     collections::BTreeMap,
     io,
@@ -49,7 +51,11 @@ struct Guard {
 
 impl Guard {
     async fn start(names: &Names) -> Self {
-        let quick = Patience { hold: Duration::from_millis(50), longest_hold: Duration::from_millis(50), ..Patience::default() };
+        let quick = Patience {
+            hold: Duration::from_millis(50),
+            longest_hold: Duration::from_millis(50),
+            ..Patience::default()
+        };
         let host = timeout(PATIENCE, Host::start(names, ANY, 2, quick)).await.unwrap().unwrap();
         let (published, authority) = watch::channel(None);
         let port = host.listeners().ports().unwrap().outbound;

@@ -29,6 +29,11 @@ pub mod ports {
     pub const GUARD_ADMIN: u16 = 15021;
     /// The controller's gRPC port: xDS and certificates.
     pub const CONTROLLER: u16 = 15010;
+
+    /// Whether a pod's port belongs to its proxies. Nobody reaches those through a proxy.
+    pub const fn is_own(port: u16) -> bool {
+        matches!(port, OUTBOUND | INBOUND | MESH | ADMIN | GUARD_ADMIN)
+    }
 }
 
 /// User ID of our proxies in a pod; what it sends isn't redirected.

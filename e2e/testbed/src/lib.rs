@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub mod apps;
 pub mod call;
+pub mod controller;
 pub mod load;
 pub mod machine;
 pub mod mesh;
@@ -15,12 +16,14 @@ pub mod net;
 pub mod pod;
 pub mod probe;
 pub mod samples;
+pub mod spec;
 
 pub use load::{Load, LoadSpec};
 pub use machine::Machine;
-pub use mesh::{Mesh, PodSpec, Proxies, Spec};
+pub use mesh::Mesh;
 pub use pod::{Pod, Process};
 pub use samples::{Kill, Outcome, Sample, Samples};
+pub use spec::{PodSpec, Proxies, Spec};
 
 /// Microseconds since the Unix epoch: the one clock that the processes of a machine share.
 pub fn now_us() -> u64 {

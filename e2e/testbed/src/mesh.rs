@@ -3,74 +3,27 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     fs,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use outrigger_wire::names::{SHARED_NAME, SYSTEM_NAMESPACE, ports};
+use outrigger_wire::names::ports;
 use rand::Rng;
 
 use crate::{
-    machine::{Machine, binary},
+    controller::Controller,
+    machine::Machine,
     net::GATEWAY,
     pod::{Access, Pod},
+    probe::{self, wait_until},
     samples::Kill,
+    spec::{PodSpec, Proxies, Spec, system_yaml, workload_yaml},
 };
 
-/// Virtual address of the shared proxies' Service.
-const SHARED_ADDRESS: &str = "10.96.255.1";
-
-/// Which of our proxies a pod has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proxies {
-    /// Not meshed.
-    None,
-    /// Enrolled as `shared`: the fallback as the normal state.
-    Guard,
-    /// Without the guard's care.
-    Sidecar,
-    GuardAndSidecar,
-    /// A shared proxy itself.
-    Shared,
-}
-
-#[derive(Debug, Clone)]
-pub struct PodSpec {
-    /// `NAMESPACE/NAME`.
-    pub name: String,
-    pub service_account: String,
-    pub labels: BTreeMap<String, String>,
-    /// Names and numbers of the app's ports.
-    pub ports: Vec<(String, u16)>,
-    pub proxies: Proxies,
-    /// Worker threads of each of its proxies.
-    pub workers: usize,
-    /// Program and arguments of each app; a program without a slash is a binary of this build.
-    pub apps: Vec<Vec<String>>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct Spec {
-    pub pods: Vec<PodSpec>,
-    /// File name and YAML of what users wrote.
-    pub config: Vec<(String, String)>,
-    /// Shared proxies.
-    pub shared: usize,
-}
-
-/// The running control plane.
-#[derive(Debug)]
-pub struct Controller {
-    child: Child,
-    pub listen: SocketAddr,
-    pub admin: SocketAddr,
-}
+/// Reading a folder takes far less.
+const START: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub struct Mesh {
@@ -78,117 +31,6 @@ pub struct Mesh {
     pods: BTreeMap<String, Pod>,
     pub controller: Option<Controller>,
     dir: PathBuf,
-}
-
-// === impl PodSpec ===
-
-impl PodSpec {
-    /// A pod with guard and sidecar, labelled `app: NAME`, its service account of the same name, and no app yet.
-    pub fn new(name: &str) -> Self {
-        let (_, short) = name.split_once('/').unwrap_or(("", name));
-        Self {
-            name: name.to_owned(),
-            service_account: short.to_owned(),
-            labels: BTreeMap::from([("app".to_owned(), short.to_owned())]),
-            ports: Vec::new(),
-            proxies: Proxies::GuardAndSidecar,
-            workers: 1,
-            apps: Vec::new(),
-        }
-    }
-
-    pub fn label(mut self, key: &str, value: &str) -> Self {
-        self.labels.insert(key.to_owned(), value.to_owned());
-        self
-    }
-
-    pub fn service_account(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.service_account);
-        self
-    }
-
-    pub fn proxies(mut self, proxies: Proxies) -> Self {
-        self.proxies = proxies;
-        self
-    }
-
-    /// Adds an app by its command line, split at spaces.
-    pub fn app(mut self, command: &str) -> Self {
-        self.apps.push(command.split_whitespace().map(str::to_owned).collect());
-        self
-    }
-
-    pub fn port(mut self, name: &str, port: u16) -> Self {
-        self.ports.push((name.to_owned(), port));
-        self
-    }
-
-    fn mode(&self) -> &'static str {
-        match self.proxies {
-            // To others a shared proxy is a meshed workload like any other.
-            Proxies::Sidecar | Proxies::GuardAndSidecar | Proxies::Shared => "sidecar",
-            Proxies::Guard => "shared",
-            Proxies::None => "none",
-        }
-    }
-
-    fn shared_proxy(index: usize) -> Self {
-        Self::new(&format!("{SYSTEM_NAMESPACE}/shared-{index}"))
-            .label("app", SHARED_NAME)
-            .service_account(SHARED_NAME)
-            .proxies(Proxies::Shared)
-            .port("mesh", ports::MESH)
-    }
-}
-
-// === impl Controller ===
-
-impl Controller {
-    fn start(dir: &Path) -> Result<Self> {
-        let log = fs::File::options().create(true).append(true).open(dir.join("controller.log"))?;
-        let mut child = Command::new(binary("outrigger-controller")?)
-            .arg("--config-dir")
-            .arg(dir.join("config"))
-            .arg("--tokens")
-            .arg(dir.join("tokens"))
-            .arg("--state")
-            .arg(dir.join("controller"))
-            .args(["--listen", &format!("{GATEWAY}:{}", ports::CONTROLLER), "--admin", "127.0.0.1:0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .context("outrigger-controller")?;
-        let stdout = child.stdout.take().context("the controller's output")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).context("the controller's first line")?;
-        match addresses(&line) {
-            Ok((listen, admin)) => Ok(Self { child, listen, admin }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                let log = fs::read_to_string(dir.join("controller.log")).unwrap_or_default();
-                Err(error.context(format!("outrigger-controller said {line:?}\n{log}")))
-            }
-        }
-    }
-}
-
-/// The controller's first line of output: a JSON object with its addresses.
-fn addresses(line: &str) -> Result<(SocketAddr, SocketAddr)> {
-    let line: serde_json::Value = serde_json::from_str(line).context("not JSON")?;
-    let field = |name: &str| -> Result<SocketAddr> {
-        line[name].as_str().with_context(|| format!("no {name}"))?.parse().with_context(|| name.to_owned())
-    };
-    Ok((field("listen")?, field("admin")?))
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 // === impl Mesh ===
@@ -247,7 +89,11 @@ impl Mesh {
 
     /// Starts the controller, or starts it again from its state.
     pub fn start_controller(&mut self) -> Result<()> {
-        self.controller = Some(Controller::start(&self.dir)?);
+        let controller = Controller::start(&self.dir)?;
+        wait_until("the controller's first configuration", START, || {
+            probe::get_here(controller.admin, "/readyz").is_ok_and(|page| page.status == 200)
+        })?;
+        self.controller = Some(controller);
         for pod in self.pods.values() {
             // Pods see the root as a mounted file of their own; the controller's state is none of their business.
             fs::copy(self.dir.join("controller/root.pem"), &pod_access(&self.dir, &pod.spec.name).root_cert)
@@ -258,7 +104,7 @@ impl Mesh {
 
     pub fn kill_controller(&mut self) -> Result<()> {
         let mut controller = self.controller.take().context("no controller to kill")?;
-        controller.child.kill().context("SIGKILL to the controller")
+        controller.kill()
     }
 
     /// Kills the sidecar of a pod, or a shared proxy.
@@ -340,7 +186,7 @@ impl Mesh {
     }
 
     fn workloads_yaml(&self) -> String {
-        self.pods.values().map(workload_yaml).collect()
+        self.pods.values().map(|pod| workload_yaml(&pod.spec, &pod.namespace.addresses())).collect()
     }
 }
 
@@ -351,38 +197,4 @@ fn pod_access(dir: &Path, name: &str) -> Access {
         root_cert: pod.join("root.pem"),
         token: pod.join("token"),
     }
-}
-
-fn system_yaml() -> String {
-    format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {SYSTEM_NAMESPACE}\n---\n\
-         apiVersion: v1\nkind: Service\nmetadata:\n  namespace: {SYSTEM_NAMESPACE}\n  name: {SHARED_NAME}\n\
-         spec:\n  clusterIP: {SHARED_ADDRESS}\n  selector:\n    app: {SHARED_NAME}\n\
-         \x20 ports:\n  - name: mesh\n    port: {port}\n",
-        port = ports::MESH
-    )
-}
-
-fn workload_yaml(pod: &Pod) -> String {
-    let spec = &pod.spec;
-    let (namespace, name) = spec.name.split_once('/').unwrap_or(("default", &spec.name));
-    let mut yaml = format!(
-        "---\napiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata:\n  namespace: {namespace}\n  name: {name}\n\
-         \x20 labels:\n"
-    );
-    // Writing to a String can't fail.
-    for (key, value) in &spec.labels {
-        let _ = writeln!(yaml, "    {key}: {value}");
-    }
-    let _ = writeln!(yaml, "spec:\n  serviceAccount: {}\n  mode: {}\n  addresses:", spec.service_account, spec.mode());
-    for address in pod.namespace.addresses() {
-        let _ = writeln!(yaml, "  - \"{address}\"");
-    }
-    if !spec.ports.is_empty() {
-        yaml.push_str("  ports:\n");
-    }
-    for (name, port) in &spec.ports {
-        let _ = writeln!(yaml, "  - name: {name}\n    port: {port}");
-    }
-    yaml
 }

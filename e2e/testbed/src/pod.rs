@@ -19,10 +19,10 @@ use outrigger_wire::names::{PROXY_UID, ports};
 
 use crate::{
     machine::{Machine, binary, run},
-    mesh::{PodSpec, Proxies},
     net::Namespace,
     now_us, probe,
     samples::Kill,
+    spec::{PodSpec, Proxies},
 };
 
 /// Anything in a pod that isn't there by then won't come.
@@ -296,7 +296,11 @@ impl Pod {
             .env("OUTRIGGER_TOKEN", &self.access.token)
             .env("OUTRIGGER_WORKLOAD", &self.spec.name)
             .env("OUTRIGGER_STATE_DIR", self.dir.join(part))
-            .env("OUTRIGGER_WORKERS", self.spec.workers.to_string());
+            .env("OUTRIGGER_WORKERS", self.spec.workers.to_string())
+            .envs(&self.spec.env);
+        if self.spec.proxies == Proxies::Guard {
+            command.env("OUTRIGGER_NO_SIDECAR", "true");
+        }
         Process::spawn(&format!("{} {mode}", self.spec.name), command, &self.dir.join(format!("{part}.log")))
     }
 }

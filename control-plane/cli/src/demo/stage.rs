@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use anyhow::Result;
 use outrigger_testbed::{Load, LoadSpec, Mesh, Samples, probe::wait_until};
 
-use super::{board::Board, promise::Promise, shop};
+use super::{Options, board::Board, promise::Promise, shop};
 
 /// What doesn't come by then won't come.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -18,15 +18,19 @@ pub(crate) struct Stage {
     pub(crate) steady: Arc<Load>,
     /// Somebody watches, so give them time to.
     watched: bool,
-    pub(crate) fast: bool,
+    fast: bool,
+    /// Calls per second while sidecars are killed.
+    pub(crate) rate: u32,
     promises: Vec<Promise>,
 }
 
 // === impl Stage ===
 
 impl Stage {
-    pub(crate) fn new(mesh: Mesh, board: Arc<Board>, steady: Arc<Load>, watched: bool, fast: bool) -> Self {
-        Self { mesh, board, steady, watched, fast, promises: Vec::new() }
+    /// `live`: on a terminal.
+    pub(crate) fn new(mesh: Mesh, board: Arc<Board>, steady: Arc<Load>, live: bool, options: &Options) -> Self {
+        let &Options { fast, rate, .. } = options;
+        Self { mesh, board, steady, watched: live && !fast, fast, rate, promises: Vec::new() }
     }
 
     pub(crate) fn say(&self, line: &str) {
@@ -50,12 +54,8 @@ impl Stage {
 
     pub(crate) fn load_of(&self, pod: &str, spec: &LoadSpec) -> Result<Load> {
         let load = Load::start(self.mesh.pod(pod)?, spec)?;
-        self.until("first answers of a load client", || load.samples().len() > 5)?;
+        until("first answers of a load client", || load.samples().len() > 5)?;
         Ok(load)
-    }
-
-    pub(crate) fn until(&self, what: &str, so: impl FnMut() -> bool) -> Result<Duration> {
-        wait_until(what, PATIENCE, so)
     }
 
     /// Lets traffic run, to see what it does in that time.
@@ -74,6 +74,11 @@ impl Stage {
     pub(crate) fn times(&self, all: usize, hasty: usize) -> usize {
         if self.fast { hasty } else { all }
     }
+}
+
+/// Waits for what has to come.
+pub(crate) fn until(what: &str, so: impl FnMut() -> bool) -> Result<Duration> {
+    wait_until(what, PATIENCE, so)
 }
 
 /// Failures in words, for the narration: `3 Reset, 1 Timeout`.

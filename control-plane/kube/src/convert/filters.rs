@@ -97,7 +97,11 @@ fn gateway_mirror(mirror: Option<&RequestMirror>, own: &str) -> Converted {
             number((i64::from(fraction.numerator) * 1_000_000 / denominator).clamp(0, 1_000_000))
         }
     };
-    Ok(copies(gateway_backend(&mirror.backend_ref, 1, own), share))
+    let backend = gateway_backend(&mirror.backend_ref, 1, own);
+    if backend.invalid {
+        return Err(Unsupported);
+    }
+    Ok(copies(backend, share))
 }
 
 /// On the wire a share of 0 means all; a mirror of nothing is no mirror.

@@ -71,7 +71,7 @@ fn parents(refs: &[ParentRef], own: &str, services: &[Service], report: &mut Rep
             };
             port = Some(named);
         }
-        parents.push(RouteParent { service, port });
+        parents.push(RouteParent { index, service, port });
     }
     parents
 }

@@ -9,7 +9,8 @@ use super::{created, filters, gateway_routes::DEFAULT_BACKOFF_MS, matches, names
 
 pub(super) fn mesh_route(object: &MeshRoute, trust_domain: &str) -> Route {
     let (namespace, name) = names(&object.metadata);
-    let parents = object.spec.parent_refs.iter().map(|parent| RouteParent {
+    let parents = object.spec.parent_refs.iter().enumerate().map(|(index, parent)| RouteParent {
+        index,
         service: qualified(parent.namespace.as_ref(), &namespace, &parent.name),
         port: parent.port.map(number),
     });

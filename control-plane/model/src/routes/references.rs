@@ -26,18 +26,7 @@ impl Referrer<'_> {
 
     /// The backend with its port, or marked invalid. Its filters aren't touched.
     pub(crate) fn backend(&self, field: &str, backend: &wire::Backend, findings: &mut Vec<Finding>) -> wire::Backend {
-        let mut backend = backend.clone();
-        if backend.invalid {
-            return backend;
-        }
-        match self.resolve(&backend) {
-            Ok(port) => backend.port = port,
-            Err((message, remedy)) => {
-                backend.invalid = true;
-                findings.push(Finding::new(&self.route.origin(), &self.field(field), message, remedy));
-            }
-        }
-        backend
+        self.resolved(field, backend, "its share is answered with 500", findings)
     }
 
     /// Filters with their mirrors resolved. Gateway API: a mirror that doesn't resolve is dropped.
@@ -51,8 +40,9 @@ impl Referrer<'_> {
         for (index, filter) in filters.iter().enumerate() {
             let mut filter = filter.clone();
             if let Some(Kind::Mirror(mirror)) = &mut filter.kind {
+                let field = format!("{field}[{index}].requestMirror");
                 let asked = mirror.backend.take().unwrap_or_default();
-                let backend = self.backend(&format!("{field}[{index}].requestMirror"), &asked, findings);
+                let backend = self.resolved(&field, &asked, "nothing is mirrored", findings);
                 if backend.invalid {
                     continue;
                 }
@@ -63,33 +53,47 @@ impl Referrer<'_> {
         kept
     }
 
+    fn resolved(
+        &self,
+        field: &str,
+        backend: &wire::Backend,
+        consequence: &str,
+        findings: &mut Vec<Finding>,
+    ) -> wire::Backend {
+        let mut backend = backend.clone();
+        // Whoever marked it so has told why.
+        if backend.invalid {
+            return backend;
+        }
+        match self.resolve(&backend) {
+            Ok(port) => backend.port = port,
+            Err((message, remedy)) => {
+                backend.invalid = true;
+                let message = format!("{message}; {consequence}");
+                findings.push(Finding::new(&self.route.origin(), &self.field(field), message, remedy));
+            }
+        }
+        backend
+    }
+
     fn resolve(&self, backend: &wire::Backend) -> Result<u32, (String, &'static str)> {
         let name = &backend.service;
         let namespace = namespace_of(name);
         // Before anything else, so that an answer doesn't tell what exists in a namespace that grants nothing.
         if namespace != self.route.namespace && !self.granted(name) {
             return Err((
-                format!("no ReferenceGrant in {namespace} permits service {name}; its share is answered with 500"),
+                format!("no ReferenceGrant in {namespace} permits service {name}"),
                 "create a ReferenceGrant in the service's namespace",
             ));
         }
         let Some(service) = self.mesh.services.get(name) else {
-            return Err((
-                format!("service {name} doesn't exist; its share is answered with 500"),
-                "name a service that exists",
-            ));
+            return Err((format!("service {name} doesn't exist"), "name a service that exists"));
         };
         match (backend.port, service.ports.as_slice()) {
             (0, [Port { port, .. }]) => Ok(u32::from(*port)),
-            (0, _) => Err((
-                format!("service {name} doesn't have exactly one port; its share is answered with 500"),
-                "name a port",
-            )),
+            (0, _) => Err((format!("service {name} doesn't have exactly one port"), "name a port")),
             (port, ports) if ports.iter().any(|p| u32::from(p.port) == port) => Ok(port),
-            (port, _) => Err((
-                format!("service {name} has no port {port}; its share is answered with 500"),
-                "name a port that the service has",
-            )),
+            (port, _) => Err((format!("service {name} has no port {port}"), "name a port that the service has")),
         }
     }
 

@@ -120,7 +120,7 @@ fn tables_by_port_and_consumer() {
         route(RouteKind::HttpRoute, name, parent, vec![rule(vec![path("/")], &["a/one:80"])])
     };
     let mut twice = any("a/twice", "a/s");
-    twice.parents.push(RouteParent { service: "a/s".to_owned(), port: Some(80) });
+    twice.parents.push(RouteParent { index: 1, service: "a/s".to_owned(), port: Some(80) });
     let routes = vec![any("a/all", "a/s"), any("a/one", "a/s:81"), any("b/consumer", "a/s:80"), twice];
     let (tables, _) = tables_of(&inputs(routes), "a/s");
     let got: Vec<_> = tables.iter().map(|t| (t.consumer_namespace.as_str(), t.port, order(t).join(" "))).collect();
@@ -138,7 +138,7 @@ fn tables_by_port_and_consumer() {
 #[test]
 fn parents_that_do_not_exist_are_reported() {
     let mut one = route(RouteKind::HttpRoute, "a/r", "a/none", vec![rule(vec![], &["a/one:80"])]);
-    one.parents.push(RouteParent { service: "a/s".to_owned(), port: Some(99) });
+    one.parents.push(RouteParent { index: 1, service: "a/s".to_owned(), port: Some(99) });
     let (tables, findings) = tables_of(&inputs(vec![one]), "a/s");
     assert!(tables.is_empty());
     let fields: Vec<_> = findings.iter().map(|f| (f.object.as_str(), f.field.as_str())).collect();

@@ -5,39 +5,36 @@ use std::sync::Arc;
 use super::Endpoint;
 use crate::hash::hash;
 
-/// Primes; the smallest with a hundred places per endpoint is taken, or else the last.
-const SIZES: [usize; 5] = [251, 1021, 4093, 16381, 65521];
-
-/// More endpoints than this share no table; the rest get what isn't hashed.
-const MOST: usize = SIZES[SIZES.len() - 1];
+/// Places; prime, so that every skip visits all. Fixed, because another size would move almost every key. Shares are
+/// exact to 1% up to 160 endpoints; more than there are places get nothing that is hashed.
+const SIZE: usize = 16_381;
 
 /// Who owns which hash.
 #[derive(Debug)]
-pub(super) struct Table(Box<[u32]>);
+pub(super) struct Table(Box<[u16]>);
 
 /// An endpoint's own order of the places.
 struct Preference {
-    endpoint: u32,
+    endpoint: u16,
     next: usize,
     skip: usize,
     weight: f64,
-    /// Rounds times relative weight that it has used.
+    /// Turns that it had.
     used: f64,
 }
 
 impl Table {
     pub(super) fn new(endpoints: &[Arc<Endpoint>], members: &[u32]) -> Self {
-        const FREE: u32 = u32::MAX;
-        if members.is_empty() {
+        const FREE: u16 = u16::MAX;
+        let numbered = |&at: &u32| Some(Preference::new(u16::try_from(at).ok()?, endpoints.get(at as usize)?));
+        let mut preferences: Vec<_> = members.iter().take(SIZE).filter_map(numbered).collect();
+        preferences.retain(|preference| preference.endpoint != FREE);
+        if preferences.is_empty() {
             return Self(Box::default());
         }
-        let size = SIZES.into_iter().find(|size| *size >= members.len() * 100).unwrap_or(MOST);
-        let members = &members[..members.len().min(MOST)];
-        let mut preferences: Vec<_> =
-            members.iter().map(|&at| Preference::new(at, &endpoints[at as usize], size)).collect();
         let heaviest = preferences.iter().fold(1.0, |heaviest: f64, preference| heaviest.max(preference.weight));
-        let mut places = vec![FREE; size].into_boxed_slice();
-        let mut free = size;
+        let mut places = vec![FREE; SIZE].into_boxed_slice();
+        let mut free = SIZE;
         for round in 1_u32.. {
             for preference in &mut preferences {
                 // The heaviest has a turn in each round, the others as often as they weigh beside it.
@@ -46,7 +43,7 @@ impl Table {
                 }
                 preference.used += 1.0;
                 while places[preference.next] != FREE {
-                    preference.next = (preference.next + preference.skip) % size;
+                    preference.next = (preference.next + preference.skip) % SIZE;
                 }
                 places[preference.next] = preference.endpoint;
                 free -= 1;
@@ -66,13 +63,12 @@ impl Table {
 }
 
 impl Preference {
-    fn new(at: u32, endpoint: &Endpoint, size: usize) -> Self {
+    fn new(at: u16, endpoint: &Endpoint) -> Self {
         let own = hash(format!("{} {}", endpoint.spec.workload, endpoint.spec.address).as_bytes());
         Self {
             endpoint: at,
-            next: (own >> 32) as usize % size,
-            // Prime size: every skip visits every place.
-            skip: (own as u32 as usize) % (size - 1).max(1) + 1,
+            next: (own >> 32) as usize % SIZE,
+            skip: own as u32 as usize % (SIZE - 1) + 1,
             weight: f64::from(endpoint.spec.weight.max(1)),
             used: 0.0,
         }

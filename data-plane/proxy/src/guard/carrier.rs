@@ -161,9 +161,7 @@ impl Carrier {
             tracing::warn!(?way, %destination, held_back, "connected directly, WITHOUT any policy, as the owner wants");
         }
         let mut upstream = match way {
-            Way::Outbound => {
-                timeout(CONNECT, upstream_socket(destination, self.mark)?.connect(destination)).await??
-            }
+            Way::Outbound => timeout(CONNECT, upstream_socket(destination, self.mark)?.connect(destination)).await??,
             _ => timeout(CONNECT, connect_app(destination, self.mark)).await??,
         };
         carry_to_end(stream, &mut upstream).await

@@ -107,6 +107,9 @@ mod tests {
             assert_eq!(without_shared_proxy(&own, way), second, "{last:?} {way:?} strict={strict}");
         }
         assert_eq!(course(&own(false, OnSidecarFailure::default(), OnFallbackFailure::default()), Outbound), Tunnel);
-        assert_eq!(without_shared_proxy(&own(false, OnSidecarFailure::default(), OnFallbackFailure::default()), Outbound), Close);
+        assert_eq!(
+            without_shared_proxy(&own(false, OnSidecarFailure::default(), OnFallbackFailure::default()), Outbound),
+            Close
+        );
     }
 }

@@ -75,7 +75,9 @@ struct Peer {
 enum Phase {
     Joined,
     /// Ready, and trusted if it is well until then.
-    Proving { until: Instant },
+    Proving {
+        until: Instant,
+    },
     /// Told to accept.
     Granted,
     Accepting,

@@ -156,11 +156,8 @@ impl Channel {
 
     /// Shares every socket of `listeners` with the other side.
     pub(crate) fn share(&self, listeners: &Listeners) -> io::Result<()> {
-        let shares = [
-            (kind::OUTBOUND, &listeners.outbound),
-            (kind::INBOUND, &listeners.inbound),
-            (kind::MESH, &listeners.mesh),
-        ];
+        let shares =
+            [(kind::OUTBOUND, &listeners.outbound), (kind::INBOUND, &listeners.inbound), (kind::MESH, &listeners.mesh)];
         for (kind, sockets) in shares {
             let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
             send_with_fds(self.0.as_fd(), &[VERSION, kind], &fds)?;
@@ -168,18 +165,20 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits for all that the other side shares. Nothing else comes before it.
-    pub(crate) async fn shared(&self) -> io::Result<Listeners> {
+    /// Waits for all that the other side shares. A sidecar says before what it does with it.
+    pub(crate) async fn shared(&self) -> io::Result<(Listeners, Option<Report>)> {
         let mut listeners = Listeners::default();
+        let mut state = None;
         loop {
             match self.recv().await? {
                 Packet::Outbound(sockets) => listeners.outbound = sockets,
                 Packet::Inbound(sockets) => listeners.inbound = sockets,
                 Packet::Mesh(sockets) => {
                     listeners.mesh = sockets;
-                    return Ok(listeners);
+                    return Ok((listeners, state));
                 }
-                packet => return Err(other(format!("{packet:?} before the listening sockets"))),
+                Packet::Report(report) => state = Some(report),
+                packet @ Packet::Order(_) => return Err(other(format!("{packet:?} before the listening sockets"))),
             }
         }
     }
@@ -206,9 +205,7 @@ impl Channel {
     }
 
     /// Resolves with the first thing that comes on any of `channels`, and whose it was.
-    pub(crate) fn recv_any<'a>(
-        channels: &'a [(u64, Channel)],
-    ) -> impl Future<Output = (u64, io::Result<Packet>)> + 'a {
+    pub(crate) fn recv_any<'a>(channels: &'a [(u64, Channel)]) -> impl Future<Output = (u64, io::Result<Packet>)> + 'a {
         std::future::poll_fn(move |cx| {
             for (id, channel) in channels {
                 if let Poll::Ready(received) = channel.poll_recv(cx) {

@@ -37,14 +37,22 @@ impl Host {
     /// When another guard is there, or a port can't be had.
     pub async fn start(names: &Names, ports: Ports, workers: usize, patience: Patience) -> io::Result<Self> {
         let gate = Gate::bind(&names.guard)?;
-        let mut host =
-            Self { gate, listeners: Listeners::default(), peers: Vec::new(), next_id: 0, machine: Machine::new(patience) };
+        let mut host = Self {
+            gate,
+            listeners: Listeners::default(),
+            peers: Vec::new(),
+            next_id: 0,
+            machine: Machine::new(patience),
+        };
         if let Some(sidecar) = Channel::connect(&names.sidecar)? {
             match sidecar.shared().await {
-                Ok(listeners) => {
+                Ok((listeners, state)) => {
                     tracing::info!("got the listening sockets back from the sidecar");
                     host.listeners = listeners;
-                    host.enter(sidecar);
+                    let id = host.enter(sidecar);
+                    if let Some(report) = state {
+                        host.machine.on(Instant::now(), id, Event::Said(report));
+                    }
                     return Ok(host);
                 }
                 Err(error) => tracing::info!(%error, "the sidecar has no sockets to give back"),
@@ -90,16 +98,17 @@ impl Host {
 
     fn welcome(&mut self, channel: Channel) {
         match channel.share(&self.listeners) {
-            Ok(()) => self.enter(channel),
+            Ok(()) => _ = self.enter(channel),
             Err(error) => tracing::warn!(%error, "the sockets couldn't be handed over"),
         }
     }
 
-    fn enter(&mut self, channel: Channel) {
+    fn enter(&mut self, channel: Channel) -> PeerId {
         let id = self.next_id;
         self.next_id += 1;
         self.peers.push((id, channel));
         self.machine.on(Instant::now(), id, Event::Joined);
+        id
     }
 
     fn hear(&mut self, id: PeerId, received: io::Result<Packet>) {

@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use outrigger_testbed::{Load, Outcome, probe};
 
-use crate::demo::{promise::Promise, shop, stage::Stage};
+use crate::demo::{
+    promise::Promise,
+    shop,
+    stage::{Stage, until},
+};
 
 const POLICY: &str = "no-visitors-in-the-catalog";
 const DENIED: Outcome = Outcome::Status(403);
@@ -14,30 +18,35 @@ const EFFECT: Duration = Duration::from_millis(250);
 pub(crate) fn deny(stage: &mut Stage) -> Result<()> {
     let visitor = stage.load(shop::VISITOR, shop::CATALOG, 100)?;
     let front = stage.load(shop::FRONT, shop::CATALOG, 100)?;
-    stage.until("the visitor's first good answer", || visitor.samples().ok().count() > 10)?;
+    until("the visitor's first good answer", || visitor.samples().ok().count() > 10)?;
 
     let written = stage.mesh.write(shop::NO_VISITORS.0, shop::NO_VISITORS.1)?;
-    stage.until("the denial", || denied(&visitor, written) > 0)?;
+    until("the denial", || denied(&visitor, written) > 0)?;
     stage.observe(Duration::from_secs(1));
     let says = who_denies(stage)?;
     stage.say(&format!("the visitor gets 403 from {says}"));
     stage.promise(Promise::holds("the denial names its policy", POLICY, says.clone(), says.contains(POLICY)));
 
     let killed = stage.mesh.kill_sidecar(shop::VISITOR)?.gone;
-    stage.until("an answer without the caller's sidecar", || visitor.since(killed).len() > 20)?;
+    until("an answer without the caller's sidecar", || visitor.since(killed).len() > 20)?;
     stage.mesh.restart_sidecar(shop::VISITOR)?;
     let killed_callee = stage.mesh.kill_sidecar(shop::CATALOG_V1)?.gone;
-    stage.until("an answer without the callee's sidecar", || visitor.since(killed_callee).len() > 20)?;
+    until("an answer without the callee's sidecar", || visitor.since(killed_callee).len() > 20)?;
     stage.mesh.restart_sidecar(shop::CATALOG_V1)?;
 
     let lifted = stage.mesh.remove(shop::NO_VISITORS.0)?;
-    stage.until("the end of the denial", || visitor.since(lifted).ok().count() > 10)?;
+    until("the end of the denial", || visitor.since(lifted).ok().count() > 10)?;
     let (visitor, front) = (visitor.finish()?, front.finish()?);
 
-    let first = visitor.0.iter().filter(|sample| sample.outcome == DENIED).map(|sample| sample.done).min();
-    let effect = first.map(|first| Duration::from_micros(first.saturating_sub(written)));
-    stage.promise(Promise::within("denied after the policy was written", EFFECT, effect));
-    let leaked = visitor.between(first.unwrap_or(written), lifted).ok().count();
+    // Two callees hear of it each for itself: until the last good answer.
+    let last = visitor.between(written, killed).ok().map(|sample| sample.done - written).max();
+    stage.promise(Promise::within(
+        "denied after the policy was written",
+        EFFECT,
+        last.or(Some(0)).map(Duration::from_micros),
+    ));
+    let settled = written + u64::try_from(EFFECT.as_micros()).unwrap_or(u64::MAX);
+    let leaked = visitor.between(settled, lifted).ok().count();
     stage.promise(Promise::none("calls let through, sidecars of both ends killed included", leaked));
     let hit = front.0.iter().filter(|sample| sample.outcome == DENIED).count();
     stage.promise(Promise::none("calls of others denied", hit));

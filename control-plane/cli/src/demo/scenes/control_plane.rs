@@ -8,7 +8,7 @@ use outrigger_testbed::{Pod, Samples};
 use crate::demo::{
     promise::{Promise, time},
     shop,
-    stage::{Stage, failures},
+    stage::{Stage, failures, until},
 };
 
 const RATE: u32 = 200;
@@ -29,7 +29,7 @@ pub(crate) fn gone(stage: &mut Stage) -> Result<()> {
     stage.say(&format!("the front's sidecar restarted without a controller, ready after {}", time(back)));
     stage.observe(Duration::from_secs(2));
     let (fallen, served) = (carried(stage.mesh.pod(shop::FRONT)?), load.samples().ok().count());
-    stage.until("more answers", || load.samples().ok().count() > served + 100)?;
+    until("more answers", || load.samples().ok().count() > served + 100)?;
     let still_falling = carried(stage.mesh.pod(shop::FRONT)?) - fallen;
     let samples = load.finish()?;
     let deaths = samples.deaths(&[kill]);
@@ -56,7 +56,7 @@ fn back_in_charge(stage: &mut Stage) -> Result<()> {
         let versions = recent.by_version();
         versions.contains_key("v2") && !versions.contains_key("v1")
     };
-    let took = stage.until("the first change after the controller's return", all_new);
+    let took = until("the first change after the controller's return", all_new);
     stage.mesh.write(shop::ROUTE.0, shop::ROUTE.1)?;
     stage.promise(Promise::within("controller back: next change in effect", Duration::from_secs(15), took.ok()));
     stage.promise(Promise::none("errors when the controller comes back", load.finish()?.failed()));

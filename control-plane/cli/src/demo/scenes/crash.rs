@@ -7,11 +7,9 @@ use anyhow::Result;
 use crate::demo::{
     promise::{Promise, time},
     shop,
-    stage::{Stage, failures},
+    stage::{Stage, failures, until},
 };
 
-/// Calls per second, each over a new connection.
-const RATE: u32 = 1000;
 const KILLS: usize = 5;
 const FIRST_ANSWER: Duration = Duration::from_millis(40);
 
@@ -26,13 +24,13 @@ pub(crate) fn inbound(stage: &mut Stage) -> Result<()> {
 }
 
 fn five_times(stage: &mut Stage, side: &str, victim: &str, caller: &str, target: &str) -> Result<()> {
-    let load = stage.load(caller, target, RATE)?;
+    let load = stage.load(caller, target, stage.rate)?;
     stage.observe(Duration::from_secs(1));
     let mut kills = Vec::with_capacity(KILLS);
     for _ in 0..KILLS {
         let kill = stage.mesh.kill_sidecar(victim)?;
         kills.push(kill);
-        stage.until("an answer after the kill", || load.since(kill.gone).first_answer(kill.gone).is_some())?;
+        until("an answer after the kill", || load.since(kill.gone).first_answer(kill.gone).is_some())?;
         stage.observe(Duration::from_millis(800));
         let back = stage.mesh.restart_sidecar(victim)?;
         stage.say(&format!("SIGKILL, carried by guard and shared proxy; sidecar back after {}", time(back)));

@@ -9,7 +9,7 @@ use outrigger_testbed::{Kill, now_us};
 use crate::demo::{
     promise::Promise,
     shop,
-    stage::{Stage, failures},
+    stage::{Stage, failures, until},
 };
 
 const FLOWS_AGAIN: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ pub(crate) fn stopped(stage: &mut Stage) -> Result<()> {
     let stopped = now_us();
     stage.mesh.pod(shop::FRONT)?.sidecar()?.signal(Signal::SIGSTOP)?;
     stage.say("SIGSTOP to the front's sidecar");
-    stage.until("an answer past the hung sidecar", || load.since(stopped).first_answer(stopped).is_some())?;
+    until("an answer past the hung sidecar", || load.since(stopped).first_answer(stopped).is_some())?;
     stage.observe(Duration::from_millis(1500));
     let continued = now_us();
     stage.mesh.pod(shop::FRONT)?.sidecar()?.signal(Signal::SIGCONT)?;

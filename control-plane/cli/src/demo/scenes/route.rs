@@ -9,7 +9,7 @@ use outrigger_testbed::{LoadSpec, Outcome, Samples, samples::quantile_of};
 use crate::demo::{
     promise::{Promise, time},
     shop,
-    stage::{Stage, failures},
+    stage::{Stage, failures, until},
 };
 
 /// From the file's writing to the first call that it steers.
@@ -58,7 +58,7 @@ pub(crate) fn changes(stage: &mut Stage) -> Result<()> {
         let version = if turn % 2 == 0 { "v2" } else { "v1" };
         let written = stage.mesh.write(shop::PREVIEW.0, &shop::preview(version))?;
         let mut first = None;
-        stage.until("the changed route", || {
+        until("the changed route", || {
             first = load.since(written).ok().filter(|sample| sample.version == version).map(|sample| sample.done).min();
             first.is_some()
         })?;

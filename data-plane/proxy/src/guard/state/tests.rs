@@ -1,61 +1,83 @@
 use super::*;
 
-/// What is done at a time, in milliseconds after the start.
+/// What happens at a time.
 enum Do {
     On(PeerId, Event),
-    /// Time passes; everything due meanwhile is done, and pings are answered by the sidecars listed.
-    Until(&'static [PeerId]),
+    /// Time passes, no more.
+    Wait,
+    /// A sidecar answers no ping from now on.
+    Hang(PeerId),
+    /// It answers again, and first the ping that it finds.
+    Resume(PeerId),
 }
 
 use Authority::{Guard, Sidecar};
-use Do::{On, Until};
+use Do::{Hang, On, Resume, Wait};
 use Event::{Gone, Joined, Said};
 use Report::{Accepting, Leaving, Ready};
 
-/// When (milliseconds), what, and then who accepts and what sidecars are told.
+/// When (milliseconds), what, and then who accepts and what sidecars are told, pings aside.
 type Step = (u64, Do, Authority, &'static [(PeerId, Order)]);
 
-/// Runs a story, and checks after each step who accepts and what sidecars were told (pings aside).
-fn story(steps: &[Step]) {
-    let start = Instant::now();
-    let mut machine = Machine::new(Patience::default());
-    for (step, (millis, what, authority, expected)) in steps.iter().enumerate() {
-        let now = start + Duration::from_millis(*millis);
-        let mut told = Vec::new();
-        match what {
-            On(id, event) => {
-                machine.on(now, *id, *event);
-                settle(&mut machine, now, &[], &mut told);
-            }
-            Until(answering) => settle(&mut machine, now, answering, &mut told),
+/// A machine with sidecars that answer every ping, unless they hang.
+struct World {
+    machine: Machine,
+    hanging: Vec<PeerId>,
+    told: Vec<(PeerId, Order)>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { machine: Machine::new(Patience::default()), hanging: Vec::new(), told: Vec::new() }
+    }
+
+    /// Does what is due until `now`.
+    fn pass(&mut self, now: Instant) {
+        self.deliver(now);
+        while let Some(deadline) = self.machine.deadline().filter(|deadline| *deadline <= now) {
+            self.machine.tick(deadline);
+            self.deliver(deadline);
         }
-        assert_eq!(machine.authority(), *authority, "step {step} at {millis} ms");
-        assert_eq!(told, *expected, "step {step} at {millis} ms");
+    }
+
+    fn deliver(&mut self, now: Instant) {
+        for (id, order) in self.machine.take_orders() {
+            match order {
+                Order::Ping if self.hanging.contains(&id) => {}
+                Order::Ping => self.machine.on(now, id, Said(Report::Pong)),
+                order => self.told.push((id, order)),
+            }
+        }
     }
 }
 
-fn settle(machine: &mut Machine, now: Instant, answering: &[PeerId], told: &mut Vec<(PeerId, Order)>) {
-    while let Some(deadline) = machine.deadline().filter(|deadline| *deadline <= now) {
-        machine.tick(deadline);
-        for (id, order) in machine.take_orders() {
-            if order == Order::Ping {
-                if answering.contains(&id) {
-                    machine.on(deadline, id, Said(Report::Pong));
-                }
-            } else {
-                told.push((id, order));
+fn story(steps: &[Step]) {
+    let start = Instant::now();
+    let mut world = World::new();
+    for (step, (millis, what, authority, expected)) in steps.iter().enumerate() {
+        let now = start + Duration::from_millis(*millis);
+        world.pass(now);
+        match what {
+            On(id, event) => world.machine.on(now, *id, *event),
+            Wait => {}
+            Hang(id) => world.hanging.push(*id),
+            Resume(id) => {
+                world.hanging.retain(|hanging| hanging != id);
+                world.machine.on(now, *id, Said(Report::Pong));
             }
         }
+        world.pass(now);
+        assert_eq!(world.machine.authority(), *authority, "step {step} at {millis} ms");
+        assert_eq!(std::mem::take(&mut world.told), *expected, "step {step} at {millis} ms");
     }
-    told.extend(machine.take_orders().into_iter().filter(|(_, order)| *order != Order::Ping));
 }
 
 #[test]
 fn the_first_sidecar_is_trusted_at_once() {
     story(&[
-        (0, Until(&[]), Guard(Cause::Absent), &[]),
+        (0, Wait, Guard(Cause::Absent), &[]),
         (10, On(1, Joined), Guard(Cause::NotReady), &[]),
-        (9_000, Until(&[]), Guard(Cause::NotReady), &[]),
+        (9_000, Wait, Guard(Cause::NotReady), &[]),
         (9_000, On(1, Said(Ready)), Guard(Cause::NotReady), &[(1, Order::Go)]),
         (9_001, On(1, Said(Accepting)), Sidecar, &[]),
     ]);
@@ -67,19 +89,19 @@ fn after_a_death_a_sidecar_must_be_well_for_a_while() {
         (0, On(1, Joined), Guard(Cause::NotReady), &[]),
         (0, On(1, Said(Ready)), Guard(Cause::NotReady), &[(1, Order::Go)]),
         (0, On(1, Said(Accepting)), Sidecar, &[]),
-        (500, Until(&[1]), Sidecar, &[]),
+        (500, Wait, Sidecar, &[]),
         (500, On(1, Gone), Guard(Cause::Died), &[]),
         (700, On(2, Joined), Guard(Cause::Died), &[]),
         (800, On(2, Said(Ready)), Guard(Cause::Died), &[]),
-        (1_799, Until(&[2]), Guard(Cause::Died), &[]),
-        (1_800, Until(&[2]), Guard(Cause::Died), &[(2, Order::Go)]),
+        (1_799, Wait, Guard(Cause::Died), &[]),
+        (1_800, Wait, Guard(Cause::Died), &[(2, Order::Go)]),
         (1_801, On(2, Said(Accepting)), Sidecar, &[]),
-        (90_000, Until(&[2]), Sidecar, &[]),
+        (90_000, Wait, Sidecar, &[]),
         // Long after the last failure it is one failure again, not a series.
         (90_000, On(2, Gone), Guard(Cause::Died), &[]),
         (90_000, On(3, Joined), Guard(Cause::Died), &[]),
         (90_000, On(3, Said(Ready)), Guard(Cause::Died), &[]),
-        (91_000, Until(&[3]), Guard(Cause::Died), &[(3, Order::Go)]),
+        (91_000, Wait, Guard(Cause::Died), &[(3, Order::Go)]),
     ]);
 }
 
@@ -89,17 +111,17 @@ fn a_hang_is_seen_within_half_a_second_and_heals() {
         (0, On(1, Joined), Guard(Cause::NotReady), &[]),
         (0, On(1, Said(Ready)), Guard(Cause::NotReady), &[(1, Order::Go)]),
         (0, On(1, Said(Accepting)), Sidecar, &[]),
-        (2_050, Until(&[1]), Sidecar, &[]),
         // The ping of 2,100 ms isn't answered.
-        (2_599, Until(&[]), Sidecar, &[]),
-        (2_600, Until(&[]), Guard(Cause::Hung), &[(1, Order::Pause)]),
-        (30_000, Until(&[]), Guard(Cause::Hung), &[]),
+        (2_050, Hang(1), Sidecar, &[]),
+        (2_599, Wait, Sidecar, &[]),
+        (2_600, Wait, Guard(Cause::Hung), &[(1, Order::Pause)]),
+        (30_000, Wait, Guard(Cause::Hung), &[]),
         // It goes on: first it finds the old order, then that it must pause.
         (30_000, On(1, Said(Accepting)), Guard(Cause::Hung), &[]),
-        (30_000, On(1, Said(Report::Pong)), Guard(Cause::Hung), &[]),
+        (30_000, Resume(1), Guard(Cause::Hung), &[]),
         (30_001, On(1, Said(Accepting)), Guard(Cause::Hung), &[]),
-        (30_999, Until(&[1]), Guard(Cause::Hung), &[]),
-        (31_000, Until(&[1]), Guard(Cause::Hung), &[(1, Order::Go)]),
+        (30_999, Wait, Guard(Cause::Hung), &[]),
+        (31_000, Wait, Guard(Cause::Hung), &[(1, Order::Go)]),
         (31_000, On(1, Said(Accepting)), Sidecar, &[]),
     ]);
 }
@@ -110,11 +132,12 @@ fn a_hang_that_ends_in_death_is_one_failure() {
         (0, On(1, Joined), Guard(Cause::NotReady), &[]),
         (0, On(1, Said(Ready)), Guard(Cause::NotReady), &[(1, Order::Go)]),
         (0, On(1, Said(Accepting)), Sidecar, &[]),
-        (600, Until(&[]), Guard(Cause::Hung), &[(1, Order::Pause)]),
+        (50, Hang(1), Sidecar, &[]),
+        (600, Wait, Guard(Cause::Hung), &[(1, Order::Pause)]),
         (5_000, On(1, Gone), Guard(Cause::Hung), &[]),
         (5_000, On(2, Joined), Guard(Cause::Hung), &[]),
         (5_000, On(2, Said(Ready)), Guard(Cause::Hung), &[]),
-        (6_000, Until(&[2]), Guard(Cause::Hung), &[(2, Order::Go)]),
+        (6_000, Wait, Guard(Cause::Hung), &[(2, Order::Go)]),
     ]);
 }
 
@@ -124,14 +147,14 @@ fn an_upgrade_drains_the_old_one_once_the_new_one_accepts() {
         (0, On(1, Joined), Guard(Cause::NotReady), &[]),
         (0, On(1, Said(Ready)), Guard(Cause::NotReady), &[(1, Order::Go)]),
         (0, On(1, Said(Accepting)), Sidecar, &[]),
-        (1_000, Until(&[1]), Sidecar, &[]),
+        (1_000, Wait, Sidecar, &[]),
         (1_000, On(2, Joined), Sidecar, &[]),
-        (2_000, Until(&[1]), Sidecar, &[]),
+        (2_000, Wait, Sidecar, &[]),
         (2_000, On(2, Said(Ready)), Sidecar, &[(2, Order::Go)]),
         (2_001, On(2, Said(Accepting)), Sidecar, &[(1, Order::Drain)]),
         (2_100, On(1, Said(Leaving)), Sidecar, &[]),
         (2_200, On(1, Gone), Sidecar, &[]),
-        (9_000, Until(&[2]), Sidecar, &[]),
+        (9_000, Wait, Sidecar, &[]),
     ]);
 }
 
@@ -146,10 +169,10 @@ fn a_candidate_that_fails_changes_nothing() {
         (300, On(3, Joined), Sidecar, &[]),
         // A third one takes the idle candidate's place, never the place of the one that accepts.
         (400, On(4, Joined), Sidecar, &[(3, Order::Drain)]),
-        (400, Until(&[1, 4]), Sidecar, &[]),
+        (400, Wait, Sidecar, &[]),
         (400, On(4, Said(Ready)), Sidecar, &[]),
         // One failure of late: it has to prove itself.
-        (1_400, Until(&[1, 4]), Sidecar, &[(4, Order::Go)]),
+        (1_400, Wait, Sidecar, &[(4, Order::Go)]),
     ]);
 }
 
@@ -172,29 +195,29 @@ fn a_restarted_guard_finds_a_sidecar_that_accepts() {
         (0, On(0, Joined), Guard(Cause::NotReady), &[]),
         (0, On(0, Said(Ready)), Guard(Cause::NotReady), &[(0, Order::Go)]),
         (0, On(0, Said(Accepting)), Sidecar, &[]),
-        (500, Until(&[0]), Sidecar, &[]),
-        (1_100, Until(&[]), Guard(Cause::Hung), &[(0, Order::Pause)]),
+        (550, Hang(0), Sidecar, &[]),
+        (1_100, Wait, Guard(Cause::Hung), &[(0, Order::Pause)]),
     ]);
 }
 
 #[test]
 fn a_crash_loop_does_not_flap() {
     let start = Instant::now();
-    let mut machine = Machine::new(Patience::default());
+    let mut world = World::new();
     let mut takeovers = 0;
     // Killed every two seconds for five minutes; back and ready after 100 ms.
     for id in 0..150 {
         let born = start + Duration::from_millis(id * 2_000 + 100);
-        machine.on(born, id, Joined);
-        machine.on(born, id, Said(Ready));
-        let mut told = Vec::new();
-        settle(&mut machine, born + Duration::from_millis(1_900), &[id], &mut told);
-        if told.contains(&(id, Order::Go)) {
-            machine.on(born + Duration::from_millis(1_900), id, Said(Accepting));
+        let dies = born + Duration::from_millis(1_900);
+        world.machine.on(born, id, Joined);
+        world.machine.on(born, id, Said(Ready));
+        world.pass(dies);
+        if world.told.contains(&(id, Order::Go)) {
+            world.machine.on(dies, id, Said(Accepting));
             takeovers += 1;
         }
-        machine.on(born + Duration::from_millis(1_900), id, Gone);
-        assert!(machine.failures.len() <= MAX_FAILURES);
+        world.machine.on(dies, id, Gone);
+        assert!(world.machine.failures.len() <= MAX_FAILURES);
     }
     assert_eq!(takeovers, 2, "the first start and one more");
 }
