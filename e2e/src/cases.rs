@@ -2,4 +2,10 @@
 
 use crate::Case;
 
-pub(crate) const ALL: &[Case] = &[];
+mod hostile;
+mod protocols;
+mod verdicts;
+
+pub(crate) fn all() -> Vec<Case> {
+    [verdicts::CASES, protocols::CASES, hostile::CASES].concat()
+}

@@ -10,6 +10,7 @@ use std::{process::ExitCode, time::Instant};
 use outrigger_testbed::machine::{self, Machine};
 
 /// One test. It starts the mesh it needs and leaves nothing behind.
+#[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
     run: fn(&Machine) -> anyhow::Result<()>,
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
         }
     };
     let filter = std::env::args().nth(1).unwrap_or_default();
-    let chosen: Vec<_> = cases::ALL.iter().filter(|case| case.name.contains(&filter)).collect();
+    let chosen: Vec<_> = cases::all().into_iter().filter(|case| case.name.contains(&filter)).collect();
     let mut failed = Vec::new();
     for (index, case) in chosen.iter().enumerate() {
         let started = Instant::now();

@@ -23,7 +23,7 @@ const SCENES: [(&str, Scene); 8] = [
     ("a caller is denied", access::deny),
     ("the front's sidecar is killed, five times (outbound)", crash::outbound),
     ("a callee's sidecar is killed, five times (inbound)", crash::inbound),
-    ("the front's sidecar hangs", hang::stopped),
+    ("the visitor's sidecar hangs", hang::stopped),
     ("the controller is gone", control_plane::gone),
     ("a shared proxy is killed while it carries a pod", pool::one_killed),
 ];

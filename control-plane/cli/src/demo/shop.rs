@@ -8,7 +8,8 @@ use outrigger_testbed::{PodSpec, Spec, call::Target};
 pub(crate) const VISITOR: &str = "shop/visitor";
 pub(crate) const FRONT: &str = "shop/front";
 pub(crate) const CATALOG_V1: &str = "shop/catalog-v1";
-pub(crate) const STORE: &str = "shop/store";
+pub(crate) const CATALOG_V2: &str = "shop/catalog-v2";
+const STORE: &str = "shop/store";
 /// One of the two.
 pub(crate) const SHARED: &str = "outrigger-system/shared-0";
 

@@ -3,12 +3,18 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::Result;
-use outrigger_testbed::{Load, LoadSpec, Mesh, Samples, probe::wait_until};
+use outrigger_testbed::{
+    Load, LoadSpec, Mesh, Samples,
+    probe::{Metric, wait_until},
+};
 
 use super::{Options, board::Board, promise::Promise, shop};
 
 /// What doesn't come by then won't come.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Longer than a guard's longest hold.
+const HAND_BACK: Duration = Duration::from_secs(40);
 
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -58,6 +64,24 @@ impl Stage {
         Ok(load)
     }
 
+    /// Waits until `load` goes through a pod's sidecar again and its guard takes no new connection. The guard holds the
+    /// sockets back for longer after each failure, so that a crash loop doesn't flap.
+    pub(crate) fn handed_back(&self, pod: &str, load: &Load) -> Result<Duration> {
+        let pod = self.mesh.pod(pod)?;
+        let now = || {
+            let carried = total(&pod.guard_metrics(), "outrigger_fallback_connections_total");
+            (carried, total(&pod.metrics(), "outrigger_http_requests_total"), load.samples().len() as f64)
+        };
+        let mut before = now();
+        wait_until("the sidecar carries the traffic again", HAND_BACK, || {
+            thread::sleep(Duration::from_millis(300));
+            let (carried, served, answers) = now();
+            let all_served = carried == before.0 && served - before.1 > (answers - before.2) / 2.0;
+            before = (carried, served, answers);
+            all_served
+        })
+    }
+
     /// Lets traffic run, to see what it does in that time.
     pub(crate) fn observe(&self, time: Duration) {
         thread::sleep(if self.fast { time / 2 } else { time });
@@ -79,6 +103,10 @@ impl Stage {
 /// Waits for what has to come.
 pub(crate) fn until(what: &str, so: impl FnMut() -> bool) -> Result<Duration> {
     wait_until(what, PATIENCE, so)
+}
+
+fn total(metrics: &[Metric], name: &str) -> f64 {
+    metrics.iter().filter(|metric| metric.name == name).map(|metric| metric.value).sum()
 }
 
 /// Failures in words, for the narration: `3 Reset, 1 Timeout`.

@@ -30,9 +30,9 @@ pub(crate) fn deny(stage: &mut Stage) -> Result<()> {
     let killed = stage.mesh.kill_sidecar(shop::VISITOR)?.gone;
     until("an answer without the caller's sidecar", || visitor.since(killed).len() > 20)?;
     stage.mesh.restart_sidecar(shop::VISITOR)?;
-    let killed_callee = stage.mesh.kill_sidecar(shop::CATALOG_V1)?.gone;
+    let killed_callee = stage.mesh.kill_sidecar(shop::CATALOG_V2)?.gone;
     until("an answer without the callee's sidecar", || visitor.since(killed_callee).len() > 20)?;
-    stage.mesh.restart_sidecar(shop::CATALOG_V1)?;
+    stage.mesh.restart_sidecar(shop::CATALOG_V2)?;
 
     let lifted = stage.mesh.remove(shop::NO_VISITORS.0)?;
     until("the end of the denial", || visitor.since(lifted).ok().count() > 10)?;
@@ -46,7 +46,7 @@ pub(crate) fn deny(stage: &mut Stage) -> Result<()> {
         last.or(Some(0)).map(Duration::from_micros),
     ));
     let settled = written + u64::try_from(EFFECT.as_micros()).unwrap_or(u64::MAX);
-    let leaked = visitor.between(settled, lifted).ok().count();
+    let leaked = visitor.between(settled, lifted).ok().filter(|sample| sample.done < lifted).count();
     stage.promise(Promise::none("calls let through, sidecars of both ends killed included", leaked));
     let hit = front.0.iter().filter(|sample| sample.outcome == DENIED).count();
     stage.promise(Promise::none("calls of others denied", hit));

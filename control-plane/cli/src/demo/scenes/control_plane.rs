@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use outrigger_testbed::{Pod, Samples};
+use outrigger_testbed::Samples;
 
 use crate::demo::{
     promise::{Promise, time},
@@ -22,25 +22,25 @@ pub(crate) fn gone(stage: &mut Stage) -> Result<()> {
     let unknown = calls(stage, shop::VISITOR, shop::STORE_DATA)?;
     stage.promise(Promise::none("errors to a destination never called before", unknown.failed()));
 
-    let load = stage.load(shop::FRONT, shop::CATALOG, RATE)?;
-    let kill = stage.mesh.kill_sidecar(shop::FRONT)?;
+    let load = stage.load(shop::VISITOR, shop::CATALOG, RATE)?;
+    let kill = stage.mesh.kill_sidecar(shop::VISITOR)?;
     stage.observe(Duration::from_millis(500));
-    let back = stage.mesh.restart_sidecar(shop::FRONT)?;
-    stage.say(&format!("the front's sidecar restarted without a controller, ready after {}", time(back)));
-    stage.observe(Duration::from_secs(2));
-    let (fallen, served) = (carried(stage.mesh.pod(shop::FRONT)?), load.samples().ok().count());
-    until("more answers", || load.samples().ok().count() > served + 100)?;
-    let still_falling = carried(stage.mesh.pod(shop::FRONT)?) - fallen;
-    let samples = load.finish()?;
-    let deaths = samples.deaths(&[kill]);
-    stage.say(&format!("{} calls: {}; {} in flight at the kill", deaths.calls, failures(&samples), deaths.in_flight));
-    let measured = if still_falling == 0.0 { "it does" } else { "through the pool" };
+    let ready = stage.mesh.restart_sidecar(shop::VISITOR)?;
+    let served = stage.handed_back(shop::VISITOR, &load);
+    let measured = match &served {
+        Ok(held) => format!("ready after {}, trusted after {}", time(ready), time(*held)),
+        Err(_) => "it never does".to_owned(),
+    };
     stage.promise(Promise::holds(
         "a sidecar restarted without controller serves from disk",
         "it does",
         measured,
-        still_falling == 0.0,
+        served.is_ok(),
     ));
+    stage.observe(Duration::from_secs(1));
+    let samples = load.finish()?;
+    let deaths = samples.deaths(&[kill]);
+    stage.say(&format!("{} calls: {}; {} in flight at the kill", deaths.calls, failures(&samples), deaths.in_flight));
     stage.promise(Promise::none("failed new connections around that restart", deaths.refused + deaths.failed_new));
 
     stage.mesh.start_controller()?;
@@ -70,14 +70,4 @@ fn calls(stage: &Stage, pod: &str, target: &str) -> Result<Samples> {
     stage.say(&format!("{pod} → {target}: {} calls, {}", samples.len(), failures(&samples)));
     ensure!(!samples.is_empty(), "no calls");
     Ok(samples)
-}
-
-/// Outbound connections that the pod's guard took to the pool so far.
-fn carried(pod: &Pod) -> f64 {
-    let metrics = pod.guard_metrics();
-    let outbound = metrics.iter().filter(|metric| {
-        metric.name == "outrigger_fallback_connections_total"
-            && metric.labels.get("direction").is_some_and(|d| d == "outbound")
-    });
-    outbound.map(|metric| metric.value).sum()
 }

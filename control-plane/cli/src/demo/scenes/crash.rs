@@ -10,7 +10,6 @@ use crate::demo::{
     stage::{Stage, failures, until},
 };
 
-const KILLS: usize = 5;
 const FIRST_ANSWER: Duration = Duration::from_millis(40);
 
 /// The caller's sidecar dies.
@@ -26,20 +25,22 @@ pub(crate) fn inbound(stage: &mut Stage) -> Result<()> {
 fn five_times(stage: &mut Stage, side: &str, victim: &str, caller: &str, target: &str) -> Result<()> {
     let load = stage.load(caller, target, stage.rate)?;
     stage.observe(Duration::from_secs(1));
-    let mut kills = Vec::with_capacity(KILLS);
-    for _ in 0..KILLS {
+    let count = stage.times(5, 3);
+    let mut kills = Vec::with_capacity(count);
+    while kills.len() < count {
         let kill = stage.mesh.kill_sidecar(victim)?;
         kills.push(kill);
         until("an answer after the kill", || load.since(kill.gone).first_answer(kill.gone).is_some())?;
         stage.observe(Duration::from_millis(800));
-        let back = stage.mesh.restart_sidecar(victim)?;
-        stage.say(&format!("SIGKILL, carried by guard and shared proxy; sidecar back after {}", time(back)));
-        // Long enough for the guard to hand the sockets back.
-        stage.observe(Duration::from_millis(1500));
+        let ready = stage.mesh.restart_sidecar(victim)?;
+        // The next one has to hit a sidecar that carries the traffic again.
+        let held = stage.handed_back(victim, &load)?;
+        stage.say(&format!("SIGKILL; a new sidecar is ready after {}, trusted after {}", time(ready), time(held)));
+        stage.observe(Duration::from_millis(500));
     }
     let samples = load.finish()?;
     let deaths = samples.deaths(&kills);
-    let name = |what: &str| format!("{what}: {KILLS} × SIGKILL, {side}");
+    let name = |what: &str| format!("{what}: {count} × SIGKILL, {side}");
     stage.say(&format!(
         "{} calls: {}; {} were in flight in a killed process; longest gap {}",
         deaths.calls,

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use outrigger_testbed::{Kill, now_us};
 
 use crate::demo::{
-    promise::Promise,
+    promise::{Promise, time},
     shop,
     stage::{Stage, failures, until},
 };
@@ -15,18 +15,19 @@ use crate::demo::{
 const FLOWS_AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) fn stopped(stage: &mut Stage) -> Result<()> {
-    let load = stage.load(shop::FRONT, shop::CATALOG, 300)?;
+    let load = stage.load(shop::VISITOR, shop::CATALOG, 300)?;
     stage.observe(Duration::from_secs(1));
 
     let stopped = now_us();
-    stage.mesh.pod(shop::FRONT)?.sidecar()?.signal(Signal::SIGSTOP)?;
-    stage.say("SIGSTOP to the front's sidecar");
+    stage.mesh.pod(shop::VISITOR)?.sidecar()?.signal(Signal::SIGSTOP)?;
+    stage.say("SIGSTOP to the visitor's sidecar");
     until("an answer past the hung sidecar", || load.since(stopped).first_answer(stopped).is_some())?;
     stage.observe(Duration::from_millis(1500));
     let continued = now_us();
-    stage.mesh.pod(shop::FRONT)?.sidecar()?.signal(Signal::SIGCONT)?;
-    stage.say("SIGCONT: it gets the sockets back");
-    stage.observe(Duration::from_secs(3));
+    stage.mesh.pod(shop::VISITOR)?.sidecar()?.signal(Signal::SIGCONT)?;
+    let held = stage.handed_back(shop::VISITOR, &load)?;
+    stage.say(&format!("SIGCONT: it has the sockets again after {}", time(held)));
+    stage.observe(Duration::from_secs(1));
 
     let samples = load.finish()?;
     let first = samples.first_answer(stopped).map(|first| Duration::from_micros(first - stopped));

@@ -1,0 +1,5 @@
+//! 
+
+use crate::Case;
+
+pub(super) const CASES: &[Case] = &[];
