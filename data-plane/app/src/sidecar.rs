@@ -43,8 +43,8 @@ pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
         _ = draining.wait_for(|on| *on) => {}
     }
     drain(&base, &engine, settings.drain_limit()).await;
-    session.abort();
-    Ok(())
+    // It ends by itself once it has told the guard.
+    session.await.context("hand-over")
 }
 
 /// Everything that the workers share.

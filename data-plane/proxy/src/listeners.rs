@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
 };
 
 use outrigger_wire::names::ports;
@@ -100,22 +100,13 @@ pub fn upstream_socket(address: SocketAddr, mark: Option<u32>) -> io::Result<Tcp
     Ok(socket)
 }
 
-/// Connects to the app of this pod that was called at `destination`: on loopback, or on the pod's own address
-/// where the app listens on that alone.
+/// Connects to the app of this pod, at the address at which the pod was called. Never on loopback: an app that
+/// listens there alone, our own admin interface among them, isn't for others.
 ///
 /// # Errors
-/// When neither answers: the second one's reason.
+/// When the app doesn't answer.
 pub async fn connect_app(destination: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
-    let loopback = match destination.ip() {
-        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
-    };
-    let loopback = SocketAddr::new(loopback, destination.port());
-    match upstream_socket(loopback, mark)?.connect(loopback).await {
-        Ok(stream) => Ok(stream),
-        Err(_) if destination.ip() != loopback.ip() => upstream_socket(destination, mark)?.connect(destination).await,
-        Err(error) => Err(error),
-    }
+    upstream_socket(destination, mark)?.connect(destination).await
 }
 
 /// Makes the end of `stream` a reset, so that the peer sees a failure and not a short answer.

@@ -88,6 +88,9 @@ fn protocol(destination: &Destination, port: u16) -> Protocol {
 /// The destination isn't known yet, or can't be asked for: a shared proxy knows it.
 async fn through_shared<S: Io>(worker: &Worker, mut stream: S, source: SocketAddr, original: SocketAddr) {
     let engine = &worker.engine;
+    if engine.fallback.is_shared_proxy(original) {
+        return tracing::debug!(%original, "refused: a loop through the shared proxy");
+    }
     engine.metrics.fallback(Direction::Outbound, FallbackReason::UnknownDestination).inc();
     tracing::info!(%original, reason = "unknown_destination", "through the shared proxy");
     match engine.fallback.open(&GuardHeader::Outbound { source, destination: original }).await {

@@ -14,7 +14,7 @@ use std::{
 use outrigger_core::{Store, config::Inbound};
 use outrigger_wire::{
     SpiffeId,
-    names::alpn,
+    names::{alpn, ports},
     tunnel::{GuardHeader, TcpHeader, frame_len},
 };
 use tokio::{
@@ -202,7 +202,7 @@ impl Carrier {
             return Err(CarryError::NotActing(peer));
         }
         destination.set_port(timeout(HEADER, read_header(stream)).await??.port);
-        if self.ports.contain(destination.port()) {
+        if self.ports.contain(destination.port()) || ports::is_own(destination.port()) {
             return Err(CarryError::Loop);
         }
         let mut app = timeout(CONNECT, connect_app(destination, self.mark)).await??;
