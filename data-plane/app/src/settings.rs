@@ -60,6 +60,7 @@ impl Settings {
             workload: self.workload.clone(),
             state_dir: self.state_dir.clone(),
             zone: self.zone.clone(),
+            mark: self.mark,
         }
     }
 

@@ -5,7 +5,8 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject};
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::{
     metadata::MetadataValue,
@@ -43,6 +44,7 @@ pub(crate) async fn connect(bootstrap: &Bootstrap) -> Result<Channel, ConnectErr
     let tls = TlsConnector::from(Arc::new(tls_config(bootstrap)?));
     let name = ServerName::try_from(bootstrap.controller_name.clone())?;
     let address: Arc<str> = bootstrap.controller.as_str().into();
+    let mark = bootstrap.mark;
     let failed = |error: tonic::transport::Error| ConnectError::Connect(bootstrap.controller.clone(), causes(&error));
 
     // The scheme is only what tonic calls it: the connector below always speaks TLS.
@@ -55,12 +57,28 @@ pub(crate) async fn connect(bootstrap: &Bootstrap) -> Result<Channel, ConnectErr
     let connector = tower::service_fn(move |_| {
         let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
         async move {
-            let tcp = TcpStream::connect(&*address).await?;
-            tcp.set_nodelay(true)?;
+            let tcp = dial(&address, mark).await?;
             Ok::<_, io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
         }
     });
     endpoint.connect_with_connector(connector).await.map_err(failed)
+}
+
+/// The first of the controller's addresses that answers.
+async fn dial(address: &str, mark: Option<u32>) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_nodelay(true)?;
+        if let Some(mark) = mark {
+            SockRef::from(&socket).set_mark(mark)?;
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// A call's message with the workload's token. The token is read again each time: it is rotated under us.

@@ -48,6 +48,8 @@ pub struct Bootstrap {
     pub state_dir: Option<PathBuf>,
     /// Locality of this proxy; "" if it isn't known.
     pub zone: String,
+    /// SO_MARK of the connection to the controller; the pod's redirection lets it pass.
+    pub mark: Option<u32>,
 }
 
 /// What [`restore`] found.

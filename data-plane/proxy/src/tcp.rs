@@ -151,10 +151,13 @@ pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>
     };
     let policy = &destination.service.policy;
     let mut tried = Vec::new();
+    let mut attempts = 0;
     loop {
+        attempts += 1;
         let mut random = || from.worker.random();
         let zone = &from.worker.engine.zone;
-        let picked = destination.endpoints.pick(policy, None, &mut random, Instant::now(), &tried, zone);
+        let mut pick = |tried: &[_]| destination.endpoints.pick(policy, None, &mut random, Instant::now(), tried, zone);
+        let picked = pick(&tried).or_else(|| pick(&[]));
         let Some(picked) = picked else {
             let nobody = io::Error::new(io::ErrorKind::NotFound, format!("{} has no endpoint", destination.service.name));
             return Err(UpstreamError::Connect(nobody));
@@ -180,7 +183,7 @@ pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>
             Err(error) => {
                 picked.record(Outcome::Failure, Instant::now(), policy, &destination.endpoints);
                 tried.push(picked.endpoint.clone());
-                if tried.len() >= TRIES {
+                if attempts >= TRIES {
                     return Err(error);
                 }
             }

@@ -119,7 +119,8 @@ fn grown<'a>(new: &'a [Metric], old: &[Metric], caller: &str) -> Vec<(&'a Metric
 
 fn edge(caller: &str, callee: &str, grown: &[(&Metric, f64)], seconds: f64) -> Edge {
     let sum = |which: &dyn Fn(&Metric) -> bool| {
-        grown.iter().filter(|(metric, _)| which(metric)).map(|(_, by)| by).sum::<f64>()
+        // An empty sum of floats is -0.
+        grown.iter().filter(|(metric, _)| which(metric)).fold(0.0, |sum, (_, by)| sum + by)
     };
     let calls = |metric: &Metric| {
         matches!(metric.name.as_str(), "outrigger_http_requests_total" | "outrigger_tcp_connections_opened_total")

@@ -122,7 +122,10 @@ impl Frame<'_> {
         let mut lines = vec![
             format!("{}  {clock}   {}", self.paint(1, "outrigger demo"), self.paint(36, &self.text.scene)),
             String::new(),
-            self.paint(2, "CALLER'S IDENTITY                        CALLEE            RATE      P50      P99   ERRORS"),
+            self.paint(
+                2,
+                "CALLER'S IDENTITY                            CALLEE             RATE      P50      P99   ERRORS",
+            ),
         ];
         lines.extend(self.edges.iter().map(|edge| self.edge(edge)));
         lines.push(String::new());
@@ -149,7 +152,7 @@ impl Frame<'_> {
         let errors = format!("{:5.0}/s", edge.errors);
         let errors = if edge.errors > 0.0 { self.paint(31, &errors) } else { errors };
         format!(
-            "{:40} {:15} {:5.0}/s {:>8} {:>8}  {errors}",
+            "{:44} {:16} {:5.0}/s {:>8} {:>8}  {errors}",
             edge.caller,
             edge.callee,
             edge.rate,

@@ -69,9 +69,13 @@ pub(super) async fn send(
     loop {
         let zone = &from.worker.engine.zone;
         let mut random = || from.worker.random();
-        let picked = destination
-            .endpoints
-            .pick(policy, hash, &mut random, Instant::now(), &tried, zone)
+        let mut pick = |tried: &[_]| destination.endpoints.pick(policy, hash, &mut random, Instant::now(), tried, zone);
+        // Where all have failed once, the next try may go to the same one again: its guard may have taken over.
+        let picked = pick(&tried)
+            .or_else(|| {
+                tried.clear();
+                pick(&[])
+            })
             .ok_or_else(|| RequestError::NoEndpoint(destination.service.name.clone()))?;
         exchange.endpoint = Some(SocketAddr::new(picked.endpoint.spec.address, plan.target_port(&picked)));
         let mut replay = (sent < attempts).then(|| copy(&request));

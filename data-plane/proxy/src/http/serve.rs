@@ -12,7 +12,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::Relay;
-use crate::{stream::Io, worker::Worker};
+use crate::{engine::Role, stream::Io, worker::Worker};
 
 /// Spawns onto the worker's own thread.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,18 @@ where
 }
 
 const WINDOW: u32 = 1 << 20;
+
+/// A shared proxy asks HTTP/2 peers to connect anew after so long: by then the sidecar that it stands in for may be
+/// back. GOAWAY costs no request (RFC 9113 section 6.8).
+const STAND_IN: Duration = Duration::from_secs(10);
+
+async fn grown_old(worker: &Worker) {
+    match worker.engine.role {
+        // Up to a quarter longer, so that peers don't come back all at once.
+        Role::Shared => tokio::time::sleep(STAND_IN + STAND_IN / 4 * (worker.random() % 256) / 256).await,
+        Role::Sidecar => std::future::pending().await,
+    }
+}
 
 /// Serves HTTP/1.1 until the peer or a drain ends it.
 pub(crate) async fn serve_http1<S, H, F>(worker: &Worker, stream: S, handle: H)
@@ -95,6 +107,10 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         _ = drain.wait_for(|on| *on) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = grown_old(worker) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -38,12 +38,15 @@ pub(crate) fn deny(stage: &mut Stage) -> Result<()> {
     until("the end of the denial", || visitor.since(lifted).ok().count() > 10)?;
     let (visitor, front) = (visitor.finish()?, front.finish()?);
 
-    // Two callees hear of it each for itself: until the last good answer.
-    let last = visitor.between(written, killed).ok().map(|sample| sample.done - written).max();
+    // Two callees hear of it each for itself: until the last good answer, and not before the first denial.
+    let early = visitor.between(written, killed);
+    let last_good = early.ok().map(|sample| sample.done).max();
+    let first_denied = early.0.iter().filter(|sample| sample.outcome == DENIED).map(|sample| sample.done).min();
+    let last = last_good.max(first_denied).map(|done| done - written);
     stage.promise(Promise::within(
         "denied after the policy was written",
         EFFECT,
-        last.or(Some(0)).map(Duration::from_micros),
+        last.map(Duration::from_micros),
     ));
     let settled = written + u64::try_from(EFFECT.as_micros()).unwrap_or(u64::MAX);
     let leaked = visitor.between(settled, lifted).ok().filter(|sample| sample.done < lifted).count();
@@ -62,7 +65,7 @@ fn who_denies(stage: &Stage) -> Result<String> {
     let target = shop::target(shop::CATALOG)?;
     let page = probe::get_from(&stage.mesh.pod(shop::VISITOR)?.namespace, target.address, "/")?;
     let body = page.body.trim();
-    match page.headers.get("outrigger-policy") {
+    match page.headers.get("outrigger-denied-by") {
         Some(policy) => Ok(policy.clone()),
         None if !body.is_empty() => Ok(body.to_owned()),
         // Callers aren't told; the callee's own metrics know.
