@@ -72,21 +72,23 @@ pub struct Stickiness {
     pub caller: Option<bool>,
 }
 
-/// Trying a request again. Requests that were never sent may always be tried again.
+/// Trying a request again. One that was never sent is tried again anyhow; one with a body isn't tried again otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
-    /// Tries after the first. 0 turns retries off.
+    /// Tries after the first, of requests that may have reached an app. 0 turns them off.
     #[schemars(range(min = 0, max = 10))]
     pub attempts: i32,
     /// HTTP status codes of answers that are worth another try. Default: 502, 503 and 504.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(range(min = 400, max = 599)))]
     pub codes: Vec<i32>,
-    /// Pause before the first retry; it doubles with each further one, with jitter. Default: 25ms.
+    /// Pause before the first retry; it doubles with each further one, up to a second, and up to half is added at random.
+    /// Default: 25ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Duration>,
-    /// `true`: requests of every method may be tried again, POST and PATCH included. The app must bear duplicates.
+    /// `true`: requests of every method may be tried again, POST and PATCH included, if they have no body. The app must
+    /// bear duplicates.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub non_idempotent: bool,
 }

@@ -161,7 +161,8 @@ pub enum MeshRouteFilterType {
     UrlRewrite,
     /// Answers with a redirect.
     RequestRedirect,
-    /// Sends a copy to another backend, whose answer is dropped.
+    /// Sends a copy to another backend, whose answer is dropped. Only requests without a body, or with one of a declared
+    /// length up to 64 KiB, are copied.
     RequestMirror,
     /// Delays or aborts a share of requests.
     Fault,
@@ -207,7 +208,8 @@ pub struct MeshRouteFilter {
     pub direct_response: Option<DirectResponse>,
 }
 
-/// A Service's port that a copy of the request goes to.
+/// A Service's port that a copy of the request goes to. Only requests without a body, or with one of a declared length
+/// up to 64 KiB, are copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshRequestMirror {

@@ -43,7 +43,7 @@ pub struct TrafficPolicySpec {
     /// Which endpoint gets a request or connection. Default: LeastRequest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,
-    /// Limits of connections to one endpoint.
+    /// Limits of each calling proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,
     /// When an endpoint that fails is left alone for a while.
@@ -53,7 +53,8 @@ pub struct TrafficPolicySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub retry_budget_percent: Option<i32>,
-    /// Trying again, where the route doesn't say. Default: none, except for requests that were never sent.
+    /// Trying again, where the route doesn't say. Default: one more try where a connection broke under a request
+    /// without a body and of an idempotent method.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// From the first byte of a request to the last byte of its answer, all tries together, where the route doesn't say.
@@ -102,7 +103,9 @@ pub enum LoadBalancerType {
     RoundRobin,
     /// At random.
     Random,
-    /// The same endpoint for the same `hashOn`, as far as endpoints come and go (Maglev).
+    /// The same endpoint for the same `hashOn`, as far as endpoints come and go (Maglev). Requests without that header
+    /// or cookie are spread as with LeastRequest, and so are connections where requests can't be seen, unless `hashOn`
+    /// is the caller.
     ConsistentHash,
 }
 
@@ -119,24 +122,18 @@ pub struct LoadBalancer {
     pub hash_on: Option<Stickiness>,
 }
 
-/// Limits of each calling proxy's connections to one service.
+/// Limits of each calling proxy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Connections {
-    /// Connections to all endpoints of the service together. Default: no limit.
+    /// Requests in flight from one proxy to the service at once, or connections where requests can't be seen. More are
+    /// answered with 503 (gRPC: RESOURCE_EXHAUSTED) or closed; nothing waits. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max: Option<i32>,
-    /// Requests that wait for a connection; more are answered with 503. Default: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub max_pending: Option<i32>,
     /// How long a connection may take to be made. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Duration>,
-    /// After how long without a byte a connection is closed. Default: 1h.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub idle_timeout: Option<Duration>,
 }
 
 /// When an endpoint that fails is left alone for a while.

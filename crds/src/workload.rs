@@ -46,7 +46,7 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub ports: Vec<WorkloadPort>,
-    /// Zone that it runs in; callers prefer endpoints of their own zone.
+    /// Zone that it runs in; callers prefer endpoints of their own zone, if at least a third are there.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub zone: Option<String>,

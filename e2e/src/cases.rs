@@ -2,10 +2,12 @@
 
 use crate::Case;
 
+mod disruption;
 mod hostile;
 mod protocols;
+mod routes;
 mod verdicts;
 
 pub(crate) fn all() -> Vec<Case> {
-    [verdicts::CASES, protocols::CASES, hostile::CASES].concat()
+    [verdicts::CASES, protocols::CASES, routes::CASES, disruption::CASES, hostile::CASES].concat()
 }

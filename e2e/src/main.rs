@@ -4,6 +4,7 @@
 //! `outrigger-e2e [FILTER]` runs the cases whose names contain FILTER.
 
 mod cases;
+mod raw;
 
 use std::{process::ExitCode, time::Instant};
 

@@ -164,6 +164,7 @@ fn inbounds(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, access: &AccessPolic
             fallback: Some(traffic.fallback(mesh, member)),
             acting_identities: acting.clone(),
             labels: member.workload.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+            zone: member.workload.zone.clone(),
         };
         Some(Draft::new(name.clone(), Vec::new(), &message))
     });

@@ -145,7 +145,9 @@ pub struct RouteRule {
     pub filters: Vec<wire::Filter>,
     /// Port 0: the only port that the service has.
     pub backends: Vec<wire::Backend>,
-    pub request_timeout_ms: u64,
+    /// `None`: as the backend's traffic policy says. 0: no limit.
+    pub request_timeout_ms: Option<u64>,
+    /// 0: no limit.
     pub backend_timeout_ms: u64,
     pub retry: Option<wire::Retry>,
     pub stickiness: Option<wire::Stickiness>,
@@ -207,10 +209,8 @@ pub struct TrafficSettings {
     pub balancer: Option<wire::traffic_policy::Balancer>,
     pub hash_on: Option<wire::Stickiness>,
     pub max_connections: Option<u32>,
-    pub max_pending_requests: Option<u32>,
     pub connect_timeout_ms: Option<u64>,
     pub request_timeout_ms: Option<u64>,
-    pub idle_timeout_ms: Option<u64>,
     pub ejection: Option<wire::Ejection>,
     pub retry_budget_percent: Option<u32>,
     pub retry: Option<wire::Retry>,

@@ -137,10 +137,8 @@ impl TrafficSettings {
             self.hash_on = self.hash_on.take().or_else(|| other.hash_on.clone());
         }
         self.max_connections = self.max_connections.or(other.max_connections);
-        self.max_pending_requests = self.max_pending_requests.or(other.max_pending_requests);
         self.connect_timeout_ms = self.connect_timeout_ms.or(other.connect_timeout_ms);
         self.request_timeout_ms = self.request_timeout_ms.or(other.request_timeout_ms);
-        self.idle_timeout_ms = self.idle_timeout_ms.or(other.idle_timeout_ms);
         self.ejection = self.ejection.or(other.ejection);
         self.retry_budget_percent = self.retry_budget_percent.or(other.retry_budget_percent);
         self.retry = self.retry.take().or_else(|| other.retry.clone());
@@ -151,10 +149,8 @@ impl TrafficSettings {
             balancer: self.balancer.unwrap_or_default().into(),
             hash_on: self.hash_on.filter(|_| self.balancer == Some(Balancer::ConsistentHash)),
             max_connections: self.max_connections.unwrap_or_default(),
-            max_pending_requests: self.max_pending_requests.unwrap_or_default(),
             connect_timeout_ms: self.connect_timeout_ms.unwrap_or_default(),
             request_timeout_ms: self.request_timeout_ms.unwrap_or_default(),
-            idle_timeout_ms: self.idle_timeout_ms.unwrap_or_default(),
             ejection: self.ejection,
             retry_budget_percent: self.retry_budget_percent.unwrap_or_default(),
             retry: self.retry,

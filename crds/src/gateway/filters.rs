@@ -16,7 +16,7 @@ pub struct Header {
     pub value: String,
 }
 
-/// Changes headers: first `set`, then `add`, then `remove`.
+/// Changes headers: first `remove`, then `set`, then `add`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderModifier {
@@ -101,7 +101,8 @@ pub struct RequestRedirect {
     pub status_code: Option<i32>,
 }
 
-/// Sends a copy of requests to another backend, whose answer is dropped.
+/// Sends a copy of requests to another backend, whose answer is dropped. Only requests without a body, or with one of
+/// a declared length up to 64 KiB, are copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.percent) && has(self.fraction))")

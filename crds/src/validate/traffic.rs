@@ -39,11 +39,7 @@ pub(crate) fn traffic_policy(meta: &ObjectMeta, spec: &TrafficPolicySpec, proble
         }
     }
     if let Some(connections) = &spec.connections {
-        for (name, duration) in
-            [("connectTimeout", connections.connect_timeout), ("idleTimeout", connections.idle_timeout)]
-        {
-            not_zero(&format!("spec.connections.{name}"), duration, problems);
-        }
+        not_zero("spec.connections.connectTimeout", connections.connect_timeout, problems);
     }
     if let Some(ejection) = &spec.outlier_ejection {
         not_zero("spec.outlierEjection.baseEjectionTime", ejection.base_ejection_time, problems);

@@ -1,11 +1,14 @@
 //! The guard: holds the sockets, carries at layer 4 while the sidecar can't.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use outrigger_config::Role;
 use outrigger_dataplane::{
     guard::{self, GuardConfig},
     handover::Names,
     listeners::Ports,
+    telemetry::Listener,
 };
 use outrigger_wire::names::ports;
 use tokio::sync::watch;
@@ -36,5 +39,21 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool) -> Re
         connections: CONNECTIONS,
         authority,
     };
-    guard::run(config, stopped()).await.context("guarding")
+    guard::run(config, stopped()).await.context("guarding")?;
+    let carried = || {
+        [Listener::Outbound, Listener::Inbound, Listener::Mesh]
+            .iter()
+            .map(|listener| base.metrics.connections(*listener).active())
+            .sum::<i64>()
+    };
+    tracing::info!(connections = carried(), "draining");
+    let emptied = async {
+        while carried() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(settings.drain_limit(), emptied).await.is_err() {
+        tracing::warn!(connections = carried(), "drain limit reached");
+    }
+    Ok(())
 }

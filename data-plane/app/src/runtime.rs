@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -114,7 +115,8 @@ async fn watch_readiness(
         if let Some(svid) = store.svid() {
             metrics.set_certificate_expiry(svid.not_after);
         }
-        let pause = if settled { std::time::Duration::from_secs(3600) } else { std::time::Duration::from_millis(1) };
+        let building = store.svid().is_some() && tls.identity().is_none();
+        let pause = Duration::from_millis(if building { 1 } else { 3_600_000 });
         if let Ok(Err(_)) = tokio::time::timeout(pause, changes.changed()).await {
             return;
         }

@@ -29,7 +29,7 @@ pub(crate) struct Settings {
     /// Worker threads.
     #[arg(long, env = "OUTRIGGER_WORKERS", default_value_t = 1)]
     pub(crate) workers: usize,
-    /// Where this proxy runs, for zone-aware balancing.
+    /// Zone that this proxy runs in. Default: its workload's, as the controller knows it.
     #[arg(long, env = "OUTRIGGER_ZONE", default_value = "")]
     pub(crate) zone: String,
     /// SO_MARK of what this proxy sends; the pod's redirection lets it pass.

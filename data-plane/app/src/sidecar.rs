@@ -62,6 +62,7 @@ pub(crate) fn engine(base: &Base, settings: &Settings, role: Role) -> Result<Arc
         zone: settings.zone.clone(),
         mark: settings.mark,
         active: Default::default(),
+        shares: Default::default(),
     }))
 }
 

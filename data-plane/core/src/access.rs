@@ -8,6 +8,7 @@ use outrigger_wire::proto::config::access_policy::Action;
 
 use crate::{
     config::{AccessPolicy, AccessRule, Inbound},
+    path::decode_slashes,
     route::{CallerView, host_of},
 };
 
@@ -104,13 +105,29 @@ impl AccessRule {
     fn matches_http(&self, http: &HttpView<'_>, action: Action) -> bool {
         let host = host_of(http.host);
         (self.methods.is_empty() || self.methods.contains(http.method))
-            && (self.paths.is_empty() || self.paths.iter().any(|path| path.matches(http.path)))
-            && !self.not_paths.iter().any(|path| path.matches(http.path))
+            && self.matches_path(http.path, action)
             && (self.hosts.is_empty() || self.hosts.iter().any(|expected| expected.eq_ignore_ascii_case(host)))
             && self.headers.iter().all(|header| match action {
                 Action::Allow => header.matches_all(http.headers),
                 Action::Deny | Action::Audit => header.matches_any(http.headers),
             })
+    }
+
+    /// Some apps take an encoded slash for a slash, some don't. What denies looks for either reading, what allows
+    /// wants both.
+    fn matches_path(&self, path: &str, action: Action) -> bool {
+        let matches = |path: &str| {
+            (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches(path)))
+                && !self.not_paths.iter().any(|pattern| pattern.matches(path))
+        };
+        if self.paths.is_empty() && self.not_paths.is_empty() {
+            return true;
+        }
+        match (decode_slashes(path), action) {
+            (None, _) => matches(path),
+            (Some(other), Action::Allow) => matches(path) && matches(&other),
+            (Some(other), Action::Deny | Action::Audit) => matches(path) || matches(&other),
+        }
     }
 }
 

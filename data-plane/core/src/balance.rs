@@ -20,10 +20,12 @@ use crate::{
 
 mod endpoint;
 mod group;
+mod limit;
 mod maglev;
 
 pub use endpoint::Endpoint;
 use group::Group;
+use limit::{InFlight, Place};
 use maglev::Table;
 
 /// The endpoints of one destination, in the order of their workloads' names.
@@ -37,6 +39,16 @@ pub struct EndpointSet {
     /// For [`Balancer::ConsistentHash`].
     table: Option<Table>,
     turn: AtomicU32,
+    in_flight: InFlight,
+}
+
+/// Why no endpoint was picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unpicked {
+    /// There is none, or none that wasn't tried.
+    Nobody,
+    /// As much is in flight as the policy allows.
+    Overload,
 }
 
 /// What came of using an endpoint.
@@ -54,6 +66,7 @@ pub enum Outcome {
 pub struct Picked {
     pub endpoint: Arc<Endpoint>,
     started: Instant,
+    _place: Place,
 }
 
 /// How often a random draw may meet an endpoint that can't be had before the rest are counted.
@@ -88,7 +101,8 @@ impl EndpointSet {
         let table = (policy.balancer == Balancer::ConsistentHash).then(|| Table::new(&endpoints, ready.members()));
         // Sets that follow each other fast, as in a rollout, must not all begin with the same endpoint.
         let turn = AtomicU32::new(previous.map_or(0, |previous| previous.turn.load(Relaxed)));
-        Self { endpoints, ready, zones, draining, table, turn }
+        let in_flight = previous.map(|previous| previous.in_flight.clone()).unwrap_or_default();
+        Self { endpoints, ready, zones, draining, table, turn, in_flight }
     }
 
     pub fn len(&self) -> usize {
@@ -115,8 +129,11 @@ impl EndpointSet {
     }
 
     /// Picks by the policy among the ready endpoints that aren't ejected, then among those that drain, then among
-    /// all. Never one of `tried`; `None` if there is no other. `hash` matters to consistent hashing alone, `zone` (the
-    /// caller's; may be empty) to the rest.
+    /// all. Never one of `tried`. `hash` matters to consistent hashing alone, `zone` (the caller's; may be empty) to
+    /// the rest.
+    ///
+    /// # Errors
+    /// If there is no other, or as much is in flight as the policy allows.
     pub fn pick(
         &self,
         policy: &TrafficPolicy,
@@ -125,7 +142,8 @@ impl EndpointSet {
         now: Instant,
         tried: &[Arc<Endpoint>],
         zone: &str,
-    ) -> Option<Picked> {
+    ) -> Result<Picked, Unpicked> {
+        let place = self.in_flight.enter(policy.max_connections).ok_or(Unpicked::Overload)?;
         let nanos = clock::nanos(now);
         let untried = |at: usize| !tried.iter().any(|tried| tried.is_same(&self.endpoints[at]));
         let healthy = |at: usize| !self.endpoints[at].is_ejected(nanos) && untried(at);
@@ -137,8 +155,9 @@ impl EndpointSet {
             .or_else(|| self.from(&self.ready, policy, random, nanos, healthy))
             .or_else(|| self.from(&self.draining, policy, random, nanos, healthy))
             .or_else(|| self.from(&self.ready, policy, random, nanos, untried))
-            .or_else(|| self.from(&self.draining, policy, random, nanos, untried))?;
-        Some(Picked::new(self.endpoints[at].clone(), now))
+            .or_else(|| self.from(&self.draining, policy, random, nanos, untried))
+            .ok_or(Unpicked::Nobody)?;
+        Ok(Picked::new(self.endpoints[at].clone(), now, place))
     }
 
     /// The endpoints of the caller's zone, if they are enough to bear its traffic: a third of all.
@@ -217,9 +236,9 @@ fn draw(group: &Group, random: &mut dyn FnMut() -> u32, usable: impl Fn(usize) -
 // === impl Picked ===
 
 impl Picked {
-    fn new(endpoint: Arc<Endpoint>, started: Instant) -> Self {
+    fn new(endpoint: Arc<Endpoint>, started: Instant, place: Place) -> Self {
         endpoint.begin();
-        Self { endpoint, started }
+        Self { endpoint, started, _place: place }
     }
 
     /// Says what came of it, and frees the endpoint.

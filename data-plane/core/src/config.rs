@@ -79,6 +79,7 @@ pub struct Rule {
     pub filters: Filters,
     pub backends: Vec<Backend>,
     pub total_weight: u32,
+    /// `None`: as the backend's policy says. Zero: no limit.
     pub request_timeout: Option<Duration>,
     pub backend_timeout: Option<Duration>,
     pub retry: Option<Retry>,
@@ -154,7 +155,7 @@ pub struct Fault {
 
 #[derive(Debug, Clone)]
 pub struct Retry {
-    /// Tries after the first.
+    /// Tries after the first; 0 is none.
     pub attempts: u32,
     pub codes: Vec<u16>,
     pub backoff: Duration,
@@ -174,11 +175,10 @@ pub enum HashKey {
 pub struct TrafficPolicy {
     pub balancer: Balancer,
     pub hash_on: Option<HashKey>,
+    /// Requests or opaque connections in flight at once.
     pub max_connections: Option<u32>,
-    pub max_pending_requests: Option<u32>,
     pub connect_timeout: Duration,
     pub request_timeout: Option<Duration>,
-    pub idle_timeout: Duration,
     /// `None`: ejection is off.
     pub ejection: Option<Ejection>,
     pub retry_budget_percent: u32,
@@ -221,6 +221,8 @@ pub struct Inbound {
     pub policies: Vec<AccessPolicy>,
     pub fallback: Fallback,
     pub acting_identities: Vec<SpiffeId>,
+    /// Where it runs; empty if unknown.
+    pub zone: Box<str>,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -72,6 +72,15 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, BadPath> {
     Ok(Cow::Owned(out))
 }
 
+/// How an app reads a normal path if it takes encoded slashes for slashes; none if there is no such slash.
+pub fn decode_slashes(path: &str) -> Option<String> {
+    let decoded = path.contains("%2F").then(|| path.replace("%2F", "/"))?;
+    match normalise(&decoded) {
+        Ok(Cow::Owned(normal)) => Some(normal),
+        Ok(Cow::Borrowed(_)) | Err(_) => Some(decoded),
+    }
+}
+
 /// Whether nothing is to be done. May say no of a normal path, never yes of another.
 fn is_normal(path: &[u8]) -> bool {
     if path.first() != Some(&b'/') {

@@ -47,11 +47,16 @@ pub fn hash_of(key: &HashKey, request: &RequestView<'_>) -> Option<u64> {
     match key {
         HashKey::Header(name) => request.headers.get(name).map(|value| hash(value.as_bytes())),
         HashKey::Cookie(name) => cookies(request.headers, name).next().map(hash),
-        HashKey::Caller => Some(match (request.caller.identity, request.caller.address.to_canonical()) {
-            (Some(identity), _) => hash(identity.as_str().as_bytes()),
-            (None, IpAddr::V4(address)) => hash(&address.octets()),
-            (None, IpAddr::V6(address)) => hash(&address.octets()),
-        }),
+        HashKey::Caller => Some(hash_of_caller(request.caller)),
+    }
+}
+
+/// The number that stands for a caller: for its identity, or its address where it has none.
+pub fn hash_of_caller(caller: CallerView<'_>) -> u64 {
+    match (caller.identity, caller.address.to_canonical()) {
+        (Some(identity), _) => hash(identity.as_str().as_bytes()),
+        (None, IpAddr::V4(address)) => hash(&address.octets()),
+        (None, IpAddr::V6(address)) => hash(&address.octets()),
     }
 }
 

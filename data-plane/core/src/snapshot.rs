@@ -127,6 +127,11 @@ impl Snapshot {
         self.own_name = Some(workload.into());
     }
 
+    /// Zone of this proxy's own workload; empty if unknown.
+    pub fn zone(&self) -> &str {
+        self.own.as_ref().map_or("", |own| &own.zone)
+    }
+
     /// Replaces the roots of all trust domains.
     pub fn set_trust(&mut self, trust: Vec<Trust>) {
         self.trust = Arc::new(trust);

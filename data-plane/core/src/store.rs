@@ -97,6 +97,10 @@ impl Store {
 
     /// As [`lookup`](Self::lookup), but waits for an answer, at most `limit`.
     pub async fn lookup_within(&self, address: IpAddr, limit: Duration) -> Lookup {
+        match self.lookup(address) {
+            Lookup::Unknown => {}
+            known => return known,
+        }
         let mut changes = self.changes();
         let answered = async {
             loop {

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use outrigger_core::Store;
+use dashmap::DashMap;
+use outrigger_core::{Snapshot, Store};
+use outrigger_wire::SpiffeId;
 
 use crate::{
     fallback::Fallback,
@@ -30,12 +32,16 @@ pub enum Role {
 pub struct Limits {
     /// Connections at once, all workers together.
     pub connections: usize,
+    /// Connections of one identity at once, through a shared proxy.
+    pub per_identity: usize,
     /// A TLS handshake, in either direction.
     pub handshake: Duration,
     /// From a connection's first byte to the end of a request's head.
     pub request_head: Duration,
-    /// An idle downstream connection.
+    /// An idle connection of the pod's own app.
     pub idle: Duration,
+    /// An idle or silent connection of somebody who proved no identity.
+    pub idle_stranger: Duration,
     /// How long a silent client is waited for before its destination is dialled, for protocols in which the
     /// server speaks first.
     pub detect: Duration,
@@ -43,7 +49,6 @@ pub struct Limits {
     pub lookup: Duration,
     /// Decoded bytes of a request's header list.
     pub header_bytes: u32,
-    pub headers: usize,
     /// Streams that one HTTP/2 peer may have open.
     pub streams: u32,
 }
@@ -57,16 +62,21 @@ pub struct Engine {
     pub log: AccessLog,
     pub fallback: Arc<Fallback>,
     pub limits: Limits,
-    /// Where this proxy runs; empty if unknown.
+    /// Where this proxy runs; empty: where the control plane says.
     pub zone: String,
     /// SO_MARK of what this proxy sends.
     pub mark: Option<u32>,
     pub active: ActiveConnections,
+    pub shares: Shares,
 }
 
 /// Counts connections and refuses more than the limit.
 #[derive(Debug, Default)]
 pub struct ActiveConnections(Arc<AtomicUsize>);
+
+/// Connections of each identity that a shared proxy acts for, so that one can't take all.
+#[derive(Debug, Default)]
+pub struct Shares(DashMap<SpiffeId, ActiveConnections>);
 
 /// Its connection is counted while this lives.
 #[derive(Debug)]
@@ -76,15 +86,25 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16 * 1024,
+            per_identity: 2 * 1024,
             handshake: Duration::from_secs(10),
             request_head: Duration::from_secs(10),
             idle: Duration::from_secs(3600),
+            idle_stranger: Duration::from_secs(75),
             detect: Duration::from_millis(10),
             lookup: Duration::from_millis(50),
             header_bytes: 60 * 1024,
-            headers: 100,
             streams: 256,
         }
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Where this proxy runs; empty if nobody knows.
+    pub(crate) fn zone<'a>(&'a self, snapshot: &'a Snapshot) -> &'a str {
+        if self.zone.is_empty() { snapshot.zone() } else { &self.zone }
     }
 }
 
@@ -100,6 +120,18 @@ impl ActiveConnections {
     /// Connections open now.
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Shares ===
+
+impl Shares {
+    pub(crate) fn admit(&self, identity: &SpiffeId, limit: usize) -> Option<Admitted> {
+        // Identities come and go; those without connections are forgotten when there are many.
+        if self.0.len() > 1024 {
+            self.0.retain(|_, connections| connections.count() > 0);
+        }
+        self.0.entry(identity.clone()).or_default().admit(limit)
     }
 }
 

@@ -68,7 +68,7 @@ const TOTAL: Duration = Duration::from_secs(2);
 // === impl Fallback ===
 
 impl Fallback {
-    /// `zone` is where this proxy runs, empty if unknown; `mark` is set on every socket.
+    /// `zone` is where this proxy runs, empty: where the control plane says; `mark` is set on every socket.
     pub fn new(store: Arc<Store>, tls: Arc<MeshTls>, mark: Option<u32>, zone: String) -> Self {
         // Proxies that start together don't all begin with the same shared proxy.
         let turn = AtomicUsize::new(usize::from(rand::random::<u16>()));
@@ -157,6 +157,7 @@ enum DialError {
 
 /// The shared proxies that act for this proxy's workload. One that has no identity can't prove that it may.
 fn known(snapshot: &Snapshot, zone: &str) -> Vec<Candidate> {
+    let zone = if zone.is_empty() { snapshot.zone() } else { zone };
     let service = snapshot.own.as_ref().and_then(|own| own.fallback.shared_service.as_ref());
     let Some(destination) = service.and_then(|service| snapshot.services.get(service)) else { return Vec::new() };
     let candidate = |spec: &outrigger_core::config::EndpointSpec| {

@@ -12,7 +12,8 @@ mod serve;
 mod upgrade;
 
 pub(crate) use body::Relay;
-pub(crate) use deliver::{App, Arrival, CONNECT, deliver};
+pub(crate) use deliver::{App, Arrival, CONNECT, Effective, deliver, unauthenticated};
+pub(crate) use error::RequestError;
 pub(crate) use exchange::{Exchange, no_name};
 pub(crate) use forward::{Caller, Departure, forward};
 pub(crate) use serve::{LocalExecutor, serve_http1, serve_http2};

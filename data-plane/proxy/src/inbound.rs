@@ -1,7 +1,12 @@
 //! Connections that reach a pod: who calls, what do they speak, and on to [`http`](crate::http) or
 //! [`tcp`](crate::tcp).
 
-use std::{io, net::{IpAddr, SocketAddr}, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
 
 use outrigger_core::{config::Protocol, detect::Detected};
 use outrigger_wire::{
@@ -16,7 +21,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    http::{App, Arrival, deliver, serve_http1, serve_http2},
+    http::{App, Arrival, deliver, serve_http1, serve_http2, unauthenticated},
     listeners::original_destination,
     pump::pump,
     stream::{Io, Prefixed},
@@ -31,8 +36,7 @@ const HEADER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Plaintext that was redirected to us on its way in.
 pub(crate) async fn accept_plain(worker: &Rc<Worker>, stream: TcpStream) {
-    let (Ok(original), Ok(source), Ok(here)) =
-        (original_destination(&stream), stream.peer_addr(), stream.local_addr())
+    let (Ok(original), Ok(source), Ok(here)) = (original_destination(&stream), stream.peer_addr(), stream.local_addr())
     else {
         return;
     };
@@ -43,13 +47,19 @@ pub(crate) async fn accept_plain(worker: &Rc<Worker>, stream: TcpStream) {
 }
 
 /// Serves plaintext, here or for a pod whose guard passed it on.
-pub(crate) async fn serve_plain<S: Io>(worker: &Rc<Worker>, mut stream: S, app: App, source: IpAddr, original: SocketAddr) {
+pub(crate) async fn serve_plain<S: Io>(
+    worker: &Rc<Worker>,
+    mut stream: S,
+    app: App,
+    source: IpAddr,
+    original: SocketAddr,
+) {
     let port = original.port();
     let at = Rc::new(Arrival {
         worker: worker.clone(),
         app,
         peer: None,
-        peer_name: Arc::from("unauthenticated"),
+        peer_name: unauthenticated(),
         source,
         captured: Some(port),
     });
@@ -64,20 +74,21 @@ pub(crate) async fn serve_plain<S: Io>(worker: &Rc<Worker>, mut stream: S, app: 
         return tcp::inbound(&at, &mut stream, port, None).await;
     }
     // An app is dialled before its caller speaks only if the caller may talk to it unseen.
-    let may_dial = declared == Protocol::Auto && at.allows_opaque(&inbound, None, port);
+    let may_dial = declared == Protocol::Auto && at.allows_opaque(&inbound, &at.stranger(), port);
     let ask = if may_dial { Protocol::Auto } else { Protocol::Http };
-    let opening = tcp::detect(worker, &mut stream, original, ask, || tcp::dial_app(&at, port)).await;
+    let idle = worker.engine.limits.idle_stranger;
+    let opening = tcp::detect(worker, &mut stream, original, ask, idle, || tcp::dial_app(&at, port)).await;
     let handle_at = at.clone();
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
             serve_http2(worker, Prefixed::new(read, stream), move |request| deliver(handle_at.clone(), request)).await;
         }
         Ok(Opening::Http(_, read)) => {
-            serve_http1(worker, Prefixed::new(read, stream), |request| deliver(handle_at.clone(), request)).await;
+            serve_http1(worker, Prefixed::new(read, stream), idle, |request| deliver(handle_at.clone(), request)).await;
         }
         Ok(Opening::Opaque(read)) => tcp::inbound(&at, &mut Prefixed::new(read, stream), port, None).await,
         Ok(Opening::ServerFirst { read, dialled }) => {
-            tcp::carry_in(&at, &mut Prefixed::new(read, stream), dialled, port).await;
+            tcp::carry_in(&at, &inbound, &mut Prefixed::new(read, stream), dialled).await;
         }
         Err(error) => tracing::debug!(%error, %original, "connection ended before it said what it speaks"),
     }
@@ -105,7 +116,11 @@ pub(crate) async fn handshake(
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
     let series = engine.metrics.tls(Side::Server);
-    if accepted.is_ok() { series.handshakes.inc() } else { series.failures.inc() }
+    if accepted.is_ok() {
+        series.handshakes.inc()
+    } else {
+        series.failures.inc()
+    }
     let stream = accepted.inspect_err(|error| tracing::debug!(%error, "TLS handshake failed")).ok()?;
     let session = stream.get_ref().1;
     let peer = peer_identity(session)?;
@@ -125,7 +140,7 @@ pub(crate) async fn serve_mesh<S: Io>(
     let at = Rc::new(Arrival {
         worker: worker.clone(),
         app,
-        peer_name: Arc::from(peer.as_str()),
+        peer_name: worker.series.name(peer.as_str()),
         peer: Some(peer),
         source,
         captured: None,
@@ -135,8 +150,8 @@ pub(crate) async fn serve_mesh<S: Io>(
             serve_http2(worker, stream, move |request| deliver(at.clone(), request)).await;
         }
         MeshProtocol::Tcp => {
-            if let Some(TcpHeader { port, caller }) = tcp_header(&mut stream).await {
-                tcp::inbound(&at, &mut stream, port, Some(caller)).await;
+            if let Some(header) = tcp_header(&mut stream).await {
+                tcp::inbound(&at, &mut stream, header.port, Some(header)).await;
             }
         }
         MeshProtocol::Deliver => hand_over(&at, stream).await,
@@ -146,9 +161,9 @@ pub(crate) async fn serve_mesh<S: Io>(
 
 /// What a shared proxy has decided already: straight to the app.
 async fn hand_over<S: Io>(at: &Arrival, mut stream: S) {
-    let acting = at.inbound().is_some_and(|inbound| {
-        at.peer.as_ref().is_some_and(|peer| inbound.acting_identities.contains(peer))
-    });
+    let acting = at
+        .inbound()
+        .is_some_and(|inbound| at.peer.as_ref().is_some_and(|peer| inbound.acting_identities.contains(peer)));
     if !acting {
         return tracing::warn!(peer = &*at.peer_name, "refused a delivery: only shared proxies may deliver");
     }

@@ -5,6 +5,7 @@
 //! owns everything on that way; a request never changes thread.
 
 pub mod admin;
+mod drain;
 mod engine;
 pub mod fallback;
 pub mod guard;

@@ -4,10 +4,12 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::AsFd,
+    time::Duration,
 };
 
 use outrigger_wire::names::ports;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Length of the kernel's queue of connections that nobody has accepted yet, per socket. It bridges the moment
@@ -94,10 +96,19 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
 pub fn upstream_socket(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
+    keep_alive(&socket);
     if let Some(mark) = mark {
         SockRef::from(&socket).set_mark(mark)?;
     }
     Ok(socket)
+}
+
+/// Lets the kernel notice a peer that has vanished: after two minutes at most.
+pub(crate) fn keep_alive<S: AsFd>(socket: &S) {
+    let probes =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+    // A socket that refuses the option still works.
+    let _ = SockRef::from(socket).set_tcp_keepalive(&probes);
 }
 
 /// Connects to the app of this pod, at the address at which the pod was called. Never on loopback: an app that

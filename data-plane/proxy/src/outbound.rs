@@ -5,7 +5,7 @@ use std::{net::SocketAddr, rc::Rc};
 
 use outrigger_core::{
     Destination, Lookup,
-    config::Protocol,
+    config::{OnFallbackFailure, Protocol},
     detect::Detected,
 };
 use outrigger_wire::tunnel::GuardHeader;
@@ -24,8 +24,7 @@ use crate::{
 
 /// A connection that was redirected to us on its way out.
 pub(crate) async fn accept(worker: &Rc<Worker>, stream: TcpStream) {
-    let (Ok(original), Ok(source), Ok(here)) =
-        (original_destination(&stream), stream.peer_addr(), stream.local_addr())
+    let (Ok(original), Ok(source), Ok(here)) = (original_destination(&stream), stream.peer_addr(), stream.local_addr())
     else {
         return;
     };
@@ -46,15 +45,20 @@ pub(crate) async fn serve<S: Io>(
     original: SocketAddr,
 ) {
     let engine = &worker.engine;
-    let destination = match engine.store.lookup_within(original.ip(), engine.limits.lookup).await {
-        Lookup::Known(destination) => Some(destination),
+    let found = match engine.role {
+        Role::Sidecar => engine.store.lookup_within(original.ip(), engine.limits.lookup).await,
         // A shared proxy knows the whole mesh: what it doesn't know isn't in it.
-        Lookup::Unknown if engine.role == Role::Sidecar => {
-            return through_shared(worker, stream, source, original).await;
-        }
-        Lookup::NotMeshed | Lookup::Unknown => None,
+        Role::Shared => match engine.store.load().addresses.get(&original.ip()) {
+            Some(Some(destination)) => Lookup::Known(destination.clone()),
+            _ => Lookup::NotMeshed,
+        },
     };
     let from = Rc::new(Departure { worker: worker.clone(), caller, original });
+    let destination = match found {
+        Lookup::Known(destination) => Some(destination),
+        Lookup::NotMeshed => None,
+        Lookup::Unknown => return through_shared(&from, stream, source).await,
+    };
     let Some(destination) = destination else {
         return tcp::outbound(&from, &mut stream, None).await;
     };
@@ -62,14 +66,18 @@ pub(crate) async fn serve<S: Io>(
     if declared == Protocol::Tcp {
         return tcp::outbound(&from, &mut stream, Some(&destination)).await;
     }
-    let opening = tcp::detect(worker, &mut stream, original, declared, || tcp::dial_out(&from, Some(&destination))).await;
+    let idle = worker.engine.limits.idle;
+    let opening =
+        tcp::detect(worker, &mut stream, original, declared, idle, || tcp::dial_out(&from, Some(&destination))).await;
     let handle_from = from.clone();
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
-            serve_http2(worker, Prefixed::new(read, stream), move |request| forward(handle_from.clone(), request)).await;
+            serve_http2(worker, Prefixed::new(read, stream), move |request| forward(handle_from.clone(), request))
+                .await;
         }
         Ok(Opening::Http(_, read)) => {
-            serve_http1(worker, Prefixed::new(read, stream), |request| forward(handle_from.clone(), request)).await;
+            serve_http1(worker, Prefixed::new(read, stream), idle, |request| forward(handle_from.clone(), request))
+                .await;
         }
         Ok(Opening::Opaque(read)) => {
             tcp::outbound(&from, &mut Prefixed::new(read, stream), Some(&destination)).await;
@@ -86,17 +94,25 @@ fn protocol(destination: &Destination, port: u16) -> Protocol {
 }
 
 /// The destination isn't known yet, or can't be asked for: a shared proxy knows it.
-async fn through_shared<S: Io>(worker: &Worker, mut stream: S, source: SocketAddr, original: SocketAddr) {
-    let engine = &worker.engine;
+async fn through_shared<S: Io>(from: &Departure, mut stream: S, source: SocketAddr) {
+    let (engine, original) = (&from.worker.engine, from.original);
     if engine.fallback.is_shared_proxy(original) {
         return tracing::debug!(%original, "refused: a loop through the shared proxy");
     }
-    engine.metrics.fallback(Direction::Outbound, FallbackReason::UnknownDestination).inc();
-    tracing::info!(%original, reason = "unknown_destination", "through the shared proxy");
     match engine.fallback.open(&GuardHeader::Outbound { source, destination: original }).await {
         Ok(mut tunnel) => {
+            engine.metrics.fallback(Direction::Outbound, FallbackReason::UnknownDestination).inc();
+            tracing::info!(%original, reason = "unknown_destination", "through the shared proxy");
             let _ = pump(&mut stream, &mut tunnel).await;
         }
-        Err(error) => tracing::warn!(%error, %original, "no shared proxy; connection closed"),
+        Err(error) => {
+            engine.metrics.fallback_failures(Direction::Outbound).inc();
+            let own = engine.store.load().own.clone();
+            if own.is_some_and(|own| own.fallback.on_fallback_failure == OnFallbackFailure::Direct) {
+                tracing::warn!(%error, %original, "no shared proxy; directly, WITHOUT any policy, as the owner wants");
+                return tcp::outbound(from, &mut stream, None).await;
+            }
+            tracing::warn!(%error, %original, "no shared proxy; connection closed");
+        }
     }
 }

@@ -108,6 +108,8 @@ struct Peer {
 struct Http2 {
     sender: http2::SendRequest<Relay>,
     streams: Rc<Cell<usize>>,
+    /// As many as the peer allows.
+    allowed: Rc<Cell<usize>>,
     identity: Option<SpiffeId>,
     epoch: u64,
     used: Rc<Cell<Instant>>,
@@ -138,12 +140,22 @@ impl Pool {
         request: Request<Relay>,
         connect: Duration,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
-        if http2 { self.send_http2(target, request, connect).await } else { self.send_http1(target, request, connect).await }
+        if http2 {
+            self.send_http2(target, request, connect).await
+        } else {
+            self.send_http1(target, request, connect).await
+        }
     }
 
     /// Dials, without keeping.
-    pub(crate) async fn dial(&self, target: Target<'_>, name: &'static [u8], limit: Duration) -> Result<Link, UpstreamError> {
-        let dialled = tokio::time::timeout(limit, dial(&self.engine, target, name)).await;
+    pub(crate) async fn dial(
+        &self,
+        target: Target<'_>,
+        name: &'static [u8],
+        limit: Duration,
+    ) -> Result<Link, UpstreamError> {
+        // Boxed: rare, and by far the largest part of what every request's future would hold.
+        let dialled = tokio::time::timeout(limit, Box::pin(dial(&self.engine, target, name))).await;
         dialled.unwrap_or(Err(UpstreamError::ConnectTimeout))
     }
 
@@ -156,9 +168,8 @@ impl Pool {
         });
         self.http2.borrow_mut().retain(|_, peer| {
             let mut connections = peer.connections.borrow_mut();
-            connections.retain(|it| {
-                !it.sender.is_closed() && (it.streams.get() > 0 || now - it.used.get() < IDLE_HTTP2)
-            });
+            connections
+                .retain(|it| !it.sender.is_closed() && (it.streams.get() > 0 || now - it.used.get() < IDLE_HTTP2));
             !connections.is_empty() || Rc::strong_count(peer) > 1
         });
     }
@@ -174,9 +185,6 @@ impl Pool {
         let mut request = request;
         // Idle connections first, newest first; one that was closed meanwhile gives the request back unsent.
         while let Some(mut sender) = self.idle(key, epoch) {
-            if sender.ready().await.is_err() {
-                continue;
-            }
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Lease::Http1 { key, sender, epoch })),
                 Err(mut error) => match error.take_message() {
@@ -201,16 +209,18 @@ impl Pool {
     fn idle(&self, key: Key, epoch: u64) -> Option<http1::SendRequest<Relay>> {
         let mut all = self.http1.borrow_mut();
         let idle = all.get_mut(&key)?;
-        while let Some(it) = idle.pop() {
-            // Connections that were authenticated with an older identity or older roots are not used again.
-            if !it.sender.is_closed() && (key.via == 0 || it.epoch == epoch) {
-                return Some(it.sender);
-            }
-        }
-        None
+        // Connections that were authenticated with an older identity or older roots are not used again.
+        idle.retain(|it| !it.sender.is_closed() && (key.via == 0 || it.epoch == epoch));
+        // One whose last request is still being uploaded must not hold up another's.
+        let at = idle.iter().rposition(|it| it.sender.is_ready())?;
+        Some(idle.remove(at).sender)
     }
 
-    async fn open_http1(&self, target: Target<'_>, limit: Duration) -> Result<http1::SendRequest<Relay>, UpstreamError> {
+    async fn open_http1(
+        &self,
+        target: Target<'_>,
+        limit: Duration,
+    ) -> Result<http1::SendRequest<Relay>, UpstreamError> {
         let link = self.dial(target, target.via.alpn(), limit).await?;
         let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(link)).await?;
         tokio::task::spawn_local(async move {
@@ -227,17 +237,32 @@ impl Pool {
         request: Request<Relay>,
         connect: Duration,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
-        let mut connection = match self.http2(target, connect).await {
-            Ok(connection) => connection,
-            Err(error) => return Err(Failed { error, request: Some(request) }),
-        };
-        let stream = Stream::open(&connection);
-        match connection.sender.try_send_request(request).await {
-            Ok(response) => Ok((response, Lease::Http2(stream))),
-            Err(mut error) => {
-                let request = error.take_message();
-                Err(Failed { error: error.into_error().into(), request })
+        let mut request = request;
+        // A peer that says GOAWAY is noticed by the next request, which comes back unsent.
+        for last in [false, false, true] {
+            let mut connection = match self.http2(target, connect).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(Failed { error, request: Some(request) }),
+            };
+            let stream = Stream::open(&connection);
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, Lease::Http2(stream))),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if !last => {
+                        self.retire(target, &connection);
+                        request = unsent;
+                    }
+                    request => return Err(Failed { error: error.into_error().into(), request }),
+                },
             }
+        }
+        Err(Failed { error: UpstreamError::ConnectTimeout, request: Some(request) })
+    }
+
+    /// Gives no more requests to a connection.
+    fn retire(&self, target: Target<'_>, connection: &Http2) {
+        if let Some(peer) = self.http2.borrow().get(&Key::of(target)) {
+            peer.connections.borrow_mut().retain(|it| !Rc::ptr_eq(&it.streams, &connection.streams));
         }
     }
 
@@ -249,7 +274,8 @@ impl Pool {
         if let Some(connection) = peer.usable(target, epoch) {
             return Ok(connection);
         }
-        let Ok(_turn) = peer.dialling.acquire().await else { return Err(UpstreamError::ConnectTimeout) };
+        let turn = tokio::time::timeout(limit, peer.dialling.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(UpstreamError::ConnectTimeout) };
         if let Some(connection) = peer.usable(target, epoch) {
             return Ok(connection);
         }
@@ -261,16 +287,15 @@ impl Pool {
             .max_header_list_size(self.engine.limits.header_bytes)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(target.via.identity().is_some())
             .handshake(TokioIo::new(link))
             .await?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream HTTP/2 connection ended");
-            }
-        });
+        let allowed = Rc::new(Cell::new(STREAMS));
+        tokio::task::spawn_local(drive(connection, allowed.clone()));
         let opened = Http2 {
             sender,
             streams: Rc::default(),
+            allowed,
             identity: target.via.identity().cloned(),
             epoch,
             used: Rc::new(Cell::new(Instant::now())),
@@ -280,19 +305,34 @@ impl Pool {
     }
 }
 
+/// Runs an HTTP/2 connection and keeps count of the streams that its peer allows.
+async fn drive<C>(connection: http2::Connection<C, Relay, LocalExecutor>, allowed: Rc<Cell<usize>>)
+where
+    C: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+{
+    let mut connection = std::pin::pin!(connection);
+    let ended = std::future::poll_fn(|cx| {
+        let polled = connection.as_mut().poll(cx);
+        allowed.set(connection.current_max_send_streams().min(STREAMS));
+        polled
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "upstream HTTP/2 connection ended");
+    }
+}
+
 async fn dial(engine: &Engine, target: Target<'_>, name: &'static [u8]) -> Result<Link, UpstreamError> {
     let socket = upstream_socket(target.address, engine.mark).map_err(UpstreamError::Connect)?;
     let stream = socket.connect(target.address).await.map_err(UpstreamError::Connect)?;
     let _ = stream.set_nodelay(true);
     let Some(identity) = target.via.identity() else { return Ok(Link::Plain(stream)) };
-    let config =
-        engine.tls.client(std::slice::from_ref(identity), name).ok_or(UpstreamError::NoCertificate)?;
+    let config = engine.tls.client(std::slice::from_ref(identity), name).ok_or(UpstreamError::NoCertificate)?;
     let mut stream = TlsConnector::from(config)
         .connect(server_name(target.address.ip()), stream)
         .await
         .map_err(UpstreamError::Tls)?;
     if let Via::Deliver(_, port) = target.via {
-        let header = TcpHeader { port, caller: Caller::Peer }.encode();
+        let header = TcpHeader { port, caller: Caller::Peer, address: None }.encode();
         stream.write_all(&header).await.map_err(UpstreamError::Tls)?;
     }
     Ok(Link::Tls(Box::new(stream)))
@@ -340,18 +380,16 @@ impl Peer {
         // An address may have got another owner, and identity or roots may have changed: such connections end
         // when their last stream does.
         connections.retain(|it| {
-            !it.sender.is_closed()
-                && it.identity.as_ref() == identity
-                && (identity.is_none() || it.epoch == epoch)
+            !it.sender.is_closed() && it.identity.as_ref() == identity && (identity.is_none() || it.epoch == epoch)
         });
-        let full = connections.len() >= CONNECTIONS;
-        let least = connections.iter().min_by_key(|it| it.streams.get())?;
-        if least.streams.get() >= STREAMS && !full {
-            return None;
-        }
-        least.used.set(Instant::now());
         // The first with room, so that others can become idle.
-        Some(connections.iter().find(|it| it.streams.get() < STREAMS).unwrap_or(least).clone())
+        let chosen = match connections.iter().find(|it| it.streams.get() < it.allowed.get()) {
+            Some(roomy) => roomy,
+            None if connections.len() < CONNECTIONS => return None,
+            None => connections.iter().min_by_key(|it| it.streams.get())?,
+        };
+        chosen.used.set(Instant::now());
+        Some(chosen.clone())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one place where bytes are carried between two streams.
 
-use std::{io, time::Duration};
+use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 
@@ -14,9 +14,6 @@ pub struct Carried {
 }
 
 const BUFFER: usize = 16 * 1024;
-
-/// How long a connection may be half-open (one side has closed) before it is given up.
-pub const HALF_OPEN_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Carries bytes both ways until both sides have closed. Half-closes are passed on.
 ///

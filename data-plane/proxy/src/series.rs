@@ -1,6 +1,10 @@
 //! A worker's handles to metric series: looked up by pointers, so that a request formats and hashes no text.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::telemetry::{Direction, HttpSeries, Metrics, TcpSeries};
 
@@ -9,6 +13,7 @@ use crate::telemetry::{Direction, HttpSeries, Metrics, TcpSeries};
 pub(crate) struct SeriesCache {
     http: RefCell<HashMap<Key, (Names, Arc<HttpSeries>)>>,
     tcp: RefCell<HashMap<Key, (Names, Arc<TcpSeries>)>>,
+    names: RefCell<HashSet<Arc<str>>>,
 }
 
 /// Direction, then the addresses of service, route and peer names.
@@ -19,6 +24,20 @@ type Names = [Arc<str>; 3];
 const MAX: usize = 4096;
 
 impl SeriesCache {
+    /// The one copy of a name that comes with each connection anew, such as its peer's: series are found by address.
+    pub(crate) fn name(&self, name: &str) -> Arc<str> {
+        let mut names = self.names.borrow_mut();
+        if let Some(known) = names.get(name) {
+            return known.clone();
+        }
+        if names.len() >= MAX {
+            names.clear();
+        }
+        let name: Arc<str> = name.into();
+        names.insert(name.clone());
+        name
+    }
+
     pub(crate) fn http(&self, metrics: &Metrics, direction: Direction, names: &Names) -> Arc<HttpSeries> {
         let [service, route, peer] = names;
         cached(&self.http, direction, names, || metrics.http(direction, service, route, peer))

@@ -1,7 +1,11 @@
 //! The shared proxy's port: guards bring connections of pods whose sidecar can't carry them. Whom it acts for is
 //! what the guard's certificate says, never what its header says.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
 
 use outrigger_core::config::Inbound;
 use outrigger_wire::{SpiffeId, tunnel::GuardHeader};
@@ -36,16 +40,21 @@ pub(crate) async fn accept(worker: &Rc<Worker>, stream: TcpStream) {
 
 async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: SocketAddr, header: GuardHeader) {
     let destination = header.destination();
+    // The pod whose guard this is, as TLS over TCP shows it; the header's addresses are the guard's word alone.
+    let pod = source.ip().to_canonical();
+    let Some(_share) = worker.engine.shares.admit(&guard, worker.engine.limits.per_identity) else {
+        return tracing::warn!(%guard, "too many connections of one identity; closed");
+    };
     match header {
         GuardHeader::Outbound { .. } => {
-            if is_shared(worker, destination) {
-                return tracing::warn!(%guard, %destination, "refused: a loop through the shared proxy");
+            if leads_here(worker, destination.ip()) || is_shared(worker, destination) {
+                return tracing::warn!(%guard, %destination, "refused: it leads to the shared proxy itself");
             }
-            let caller = Caller { identity: Some(guard), address: source.ip(), acting: true };
+            let caller = Caller { identity: Some(guard), address: pod, acting: true };
             outbound::serve(worker, stream, caller, source, destination).await;
         }
         GuardHeader::InboundMesh { source, peer, alpn, .. } => {
-            let Some(app) = app_of(worker, guard, destination) else { return };
+            let Some(app) = app_of(worker, guard, pod, destination) else { return };
             let protocol = match MeshProtocol::of(Some(&alpn)) {
                 Some(protocol @ (MeshProtocol::Http2 | MeshProtocol::Tcp)) => protocol,
                 _ => return,
@@ -53,21 +62,37 @@ async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: S
             inbound::serve_mesh(worker, stream, app, peer, source.ip(), protocol).await;
         }
         GuardHeader::InboundPlain { source, .. } => {
-            let Some(app) = app_of(worker, guard, destination) else { return };
+            let Some(app) = app_of(worker, guard, pod, destination) else { return };
             inbound::serve_plain(worker, stream, app, source.ip(), destination).await;
         }
     }
 }
 
-/// The pod that the guard speaks for. A guard may only bring what was meant for a pod of its own identity.
-fn app_of(worker: &Worker, guard: SpiffeId, destination: SocketAddr) -> Option<App> {
+/// The pod that the guard speaks for: its own, by identity and by the address that it connects from. Pods must
+/// therefore reach shared proxies without address translation, as Kubernetes' network model has it.
+fn app_of(worker: &Worker, guard: SpiffeId, pod: IpAddr, destination: SocketAddr) -> Option<App> {
     let snapshot = worker.engine.store.load();
     let inbound: &Inbound = snapshot.inbound_addresses.get(&destination.ip())?;
-    if inbound.identity != guard {
+    if inbound.identity != guard || !inbound.addresses.contains(&pod) {
         tracing::warn!(%guard, %destination, owner = %inbound.identity, "refused: not the guard's own pod");
         return None;
     }
     Some(App::Through { workload: inbound.workload.clone(), identity: guard, address: destination.ip() })
+}
+
+/// Addresses that mean this very pod: nobody's app calls those through a shared proxy.
+fn leads_here(worker: &Worker, address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let own = |own: &Arc<Inbound>| own.addresses.contains(&address);
+    address.is_loopback()
+        || address.is_unspecified()
+        || address.is_multicast()
+        || link_local
+        || worker.engine.store.load().own.as_ref().is_some_and(own)
 }
 
 fn is_shared(worker: &Worker, destination: SocketAddr) -> bool {
@@ -76,9 +101,11 @@ fn is_shared(worker: &Worker, destination: SocketAddr) -> bool {
     match snapshot.addresses.get(&destination.ip()) {
         Some(Some(known)) => {
             own == Some(&*known.service.name)
-                || known.service.direct.as_ref().is_some_and(|direct| {
-                    direct.identity.is_some() && direct.identity == worker.engine.tls.identity()
-                })
+                || known
+                    .service
+                    .direct
+                    .as_ref()
+                    .is_some_and(|direct| direct.identity.is_some() && direct.identity == worker.engine.tls.identity())
         }
         _ => false,
     }

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::HashSet,
+    error::Error,
     io,
     net::SocketAddr,
     sync::Arc,
@@ -13,20 +14,19 @@ use bytes::BytesMut;
 use outrigger_core::{
     Destination,
     access::AccessRequest,
-    balance::{Outcome, Picked},
-    config::{Inbound, Protocol},
+    balance::{Outcome, Picked, Unpicked},
+    config::{HashKey, Inbound, Protocol},
     detect::{Detected, detect as look},
-    route::CallerView,
+    route::{CallerView, hash_of_caller},
 };
 use outrigger_wire::{
-    SpiffeId,
     names::{alpn, ports},
     tunnel::{self, TcpHeader},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    http::{Arrival, CONNECT, Departure, no_name},
+    http::{Arrival, CONNECT, Departure, Effective, RequestError, no_name},
     pool::{Target, UpstreamError, Via},
     pump::{Carried, pump},
     stream::{Io, Link, Prefixed},
@@ -39,7 +39,10 @@ pub(crate) enum Opening {
     Http(Detected, BytesMut),
     Opaque(BytesMut),
     /// The destination spoke first, or at least was dialled before the client did.
-    ServerFirst { read: BytesMut, dialled: Dialled },
+    ServerFirst {
+        read: BytesMut,
+        dialled: Dialled,
+    },
 }
 
 /// A dialled destination.
@@ -62,23 +65,25 @@ const FIRST_READ: usize = 4 * 1024;
 const TRIES: usize = 3;
 
 /// Finds out what a client speaks. While it is silent, its destination is dialled, in case that one speaks first.
-pub(crate) async fn detect<S, F>(
+pub(crate) async fn detect<S, F, E>(
     worker: &Worker,
     stream: &mut S,
     original: SocketAddr,
     declared: Protocol,
-    dial: impl FnOnce() -> F,
+    idle: Duration,
+    dial: impl Fn() -> F,
 ) -> io::Result<Opening>
 where
     S: Io,
-    F: Future<Output = Result<Dialled, UpstreamError>>,
+    F: Future<Output = Result<Dialled, E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut read = BytesMut::with_capacity(FIRST_READ);
     if worker.server_first.contains(original) && declared == Protocol::Auto {
         return Ok(Opening::Opaque(read));
     }
     let limits = &worker.engine.limits;
-    let silence = if declared == Protocol::Auto { limits.detect } else { limits.idle };
+    let silence = if declared == Protocol::Auto { limits.detect } else { idle };
     match tokio::time::timeout(silence, stream.read_buf(&mut read)).await {
         Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(Ok(_)) => return decide(stream, read, limits.request_head).await,
@@ -86,7 +91,27 @@ where
         Err(_) if declared != Protocol::Auto => return Err(io::ErrorKind::TimedOut.into()),
         Err(_) => {}
     }
-    let mut dialled = dial().await.map_err(io::Error::other)?;
+    let mut dialled = tokio::select! {
+        biased;
+        spoke = stream.read_buf(&mut read) => {
+            // A client that says nothing and closes its side may still want to hear what a server says first.
+            if spoke? > 0 {
+                return decide(stream, read, limits.request_head).await;
+            }
+            dial().await.map_err(io::Error::other)?
+        }
+        dialled = dial() => match dialled {
+            Ok(dialled) => dialled,
+            // HTTP has other ways to answer than this one.
+            Err(_) => {
+                let heard = tokio::time::timeout(idle, stream.read_buf(&mut read)).await;
+                if heard.unwrap_or(Ok(0))? == 0 {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
+                return decide(stream, read, limits.request_head).await;
+            }
+        },
+    };
     let mut greeting = BytesMut::with_capacity(FIRST_READ);
     tokio::select! {
         biased;
@@ -100,8 +125,10 @@ where
             }
         }
         spoke = dialled.link.read_buf(&mut greeting) => {
-            spoke?;
-            worker.server_first.insert(original);
+            // A web server that gives up waiting says so, or closes: neither is a greeting.
+            if spoke? > 0 && !greeting.starts_with(b"HTTP/") {
+                worker.server_first.insert(original);
+            }
             dialled.link = dialled.link.unread(greeting);
             Ok(Opening::ServerFirst { read, dialled })
         }
@@ -133,7 +160,7 @@ pub(crate) async fn outbound<S: Io>(from: &Departure, stream: &mut S, destinatio
             from.worker.engine.log.write(Record {
                 service: Some(service),
                 endpoint: Some(from.original),
-                reason: "upstream_connect",
+                reason: error.flag(),
                 ..Record::new(Direction::Outbound, "tcp", SystemTime::now())
             });
             tracing::debug!(%error, original = %from.original, "opaque connection failed");
@@ -142,26 +169,28 @@ pub(crate) async fn outbound<S: Io>(from: &Departure, stream: &mut S, destinatio
 }
 
 /// Dials an endpoint of the destination; without one, the address that the app called.
-pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>) -> Result<Dialled, UpstreamError> {
+pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>) -> Result<Dialled, RequestError> {
     let pool = &from.worker.pool;
     let Some(destination) = destination else {
         let target = Target { address: from.original, via: Via::Plain };
         let link = pool.dial(target, alpn::TCP, Duration::from_secs(10)).await?;
-        return Ok(Dialled::new(link, None, Arc::from("external"), from.original));
+        return Ok(Dialled::new(link, None, from.worker.series.name("external"), from.original));
     };
     let policy = &destination.service.policy;
+    // What else could be hashed is of requests, which nobody sees here.
+    let hash = match policy.hash_on {
+        Some(HashKey::Caller) => Some(hash_of_caller(from.caller.view())),
+        _ => None,
+    };
     let mut tried = Vec::new();
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let mut random = || from.worker.random();
-        let zone = &from.worker.engine.zone;
-        let mut pick = |tried: &[_]| destination.endpoints.pick(policy, None, &mut random, Instant::now(), tried, zone);
-        let picked = pick(&tried).or_else(|| pick(&[]));
-        let Some(picked) = picked else {
-            let nobody = io::Error::new(io::ErrorKind::NotFound, format!("{} has no endpoint", destination.service.name));
-            return Err(UpstreamError::Connect(nobody));
+        let picked = match from.pick(destination, hash, &tried) {
+            Err(Unpicked::Nobody) if !tried.is_empty() => from.pick(destination, hash, &[]),
+            picked => picked,
         };
+        let picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
         let spec = &picked.endpoint.spec;
         let port = spec.target_port(from.original.port());
         let endpoint = SocketAddr::new(spec.address, port);
@@ -174,7 +203,12 @@ pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>
         match pool.dial(target, alpn::TCP, policy.connect_timeout).await {
             Ok(mut link) => {
                 if meshed {
-                    let header = TcpHeader { port, caller: claim(from) }.encode();
+                    let header = TcpHeader {
+                        port,
+                        caller: claim(from),
+                        address: from.caller.acting.then_some(from.caller.address),
+                    }
+                    .encode();
                     link.write_all(&header).await.map_err(UpstreamError::Connect)?;
                 }
                 picked.record(Outcome::Success, Instant::now(), policy, &destination.endpoints);
@@ -184,7 +218,7 @@ pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>
                 picked.record(Outcome::Failure, Instant::now(), policy, &destination.endpoints);
                 tried.push(picked.endpoint.clone());
                 if attempts >= TRIES {
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
         }
@@ -207,22 +241,22 @@ pub(crate) async fn carry<S: Io>(from: &Departure, stream: &mut S, dialled: Dial
 }
 
 /// Carries an opaque connection in, if it may.
-pub(crate) async fn inbound<S: Io>(at: &Arrival, stream: &mut S, port: u16, claimed: Option<tunnel::Caller>) {
+pub(crate) async fn inbound<S: Io>(at: &Arrival, stream: &mut S, port: u16, header: Option<TcpHeader>) {
     let Some(inbound) = at.inbound() else { return };
-    let (caller, _) = at.caller(&inbound, claimed.unwrap_or_default());
-    if !at.allows_opaque(&inbound, caller.as_ref(), port) {
+    let (claimed, address) = header.map_or((tunnel::Caller::Peer, None), |header| (header.caller, header.address));
+    let caller = at.caller(&inbound, claimed, address);
+    if !at.allows_opaque(&inbound, &caller, port) {
         return at.worker.engine.log.write(Record {
             service: Some(inbound.workload.clone()),
-            source: Some(SocketAddr::new(at.source, 0)),
-            caller,
+            source: Some(SocketAddr::new(caller.address, 0)),
+            caller: caller.identity,
             reason: "denied",
             ..Record::new(Direction::Inbound, "tcp", SystemTime::now())
         });
     }
     match dial_app(at, port).await {
         Ok(dialled) => {
-            let name = caller.map_or_else(|| Arc::from("unauthenticated"), |id| Arc::from(id.as_str()));
-            let names = [inbound.workload.clone(), no_name(), name];
+            let names = [inbound.workload.clone(), no_name(), caller.name(&at.worker)];
             pump_counted(&at.worker, Direction::Inbound, names, stream, dialled).await;
         }
         Err(error) => tracing::debug!(%error, port, "the app can't be reached"),
@@ -230,8 +264,7 @@ pub(crate) async fn inbound<S: Io>(at: &Arrival, stream: &mut S, port: u16, clai
 }
 
 /// Carries a plaintext connection in whose app has been dialled; that was asked before.
-pub(crate) async fn carry_in<S: Io>(at: &Arrival, stream: &mut S, dialled: Dialled, _port: u16) {
-    let Some(inbound) = at.inbound() else { return };
+pub(crate) async fn carry_in<S: Io>(at: &Arrival, inbound: &Inbound, stream: &mut S, dialled: Dialled) {
     let names = [inbound.workload.clone(), no_name(), at.peer_name.clone()];
     pump_counted(&at.worker, Direction::Inbound, names, stream, dialled).await;
 }
@@ -245,11 +278,12 @@ pub(crate) async fn dial_app(at: &Arrival, port: u16) -> Result<Dialled, Upstrea
 
 impl Arrival {
     /// Whether this caller may talk to the port with nobody looking at its requests.
-    pub(crate) fn allows_opaque(&self, inbound: &Inbound, caller: Option<&SpiffeId>, port: u16) -> bool {
-        if ports::is_own(port) || (inbound.strict && caller.is_none()) {
+    pub(crate) fn allows_opaque(&self, inbound: &Inbound, caller: &Effective, port: u16) -> bool {
+        if ports::is_own(port) || (inbound.strict && caller.identity.is_none()) {
             return false;
         }
-        let asked = AccessRequest { caller: CallerView { identity: caller, address: self.source }, port, http: None };
+        let view = CallerView { identity: caller.identity.as_ref(), address: caller.address };
+        let asked = AccessRequest { caller: view, port, http: None };
         let verdict = inbound.authorise(&asked);
         for policy in &verdict.audits {
             self.worker.engine.metrics.policy(policy).audited.inc();

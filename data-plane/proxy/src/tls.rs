@@ -54,7 +54,7 @@ struct Context {
 pub enum ServerAlpn {
     /// A pod's own port, served by its sidecar or guard: HTTP, opaque TCP, deliveries.
     Pod,
-    /// A shared proxy: guards' streams, HTTP, opaque TCP.
+    /// A shared proxy: guards' streams alone.
     Shared,
 }
 
@@ -179,7 +179,7 @@ impl Context {
             Ok(Arc::new(config))
         };
         let pod = server(&[alpn::H2, alpn::TCP, alpn::DELIVER])?;
-        let shared = server(&[alpn::GUARD, alpn::H2, alpn::TCP])?;
+        let shared = server(&[alpn::GUARD])?;
 
         let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])?

@@ -13,14 +13,15 @@ use tokio::{
 };
 
 use crate::{
+    drain::Drain,
     engine::{Engine, Role},
     inbound,
-    listeners::Listeners,
+    listeners::{Listeners, keep_alive},
     outbound,
     pool::Pool,
+    series::SeriesCache,
     shared, tcp,
     telemetry::Listener,
-    series::SeriesCache,
 };
 
 /// The running workers.
@@ -36,7 +37,7 @@ pub(crate) struct Worker {
     pub(crate) series: SeriesCache,
     pub(crate) server_first: tcp::ServerFirst,
     rng: RefCell<SmallRng>,
-    pub(crate) drain: watch::Receiver<bool>,
+    pub(crate) drain: Drain,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,27 +115,30 @@ async fn run(
     listeners: Listeners,
     mut pulsed: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     accept: watch::Receiver<bool>,
-    drain: watch::Receiver<bool>,
+    mut drain: watch::Receiver<bool>,
 ) {
     let worker = Rc::new(Worker {
         pool: Pool::new(engine.clone()),
         series: SeriesCache::default(),
         server_first: tcp::ServerFirst::default(),
         rng: RefCell::new(SmallRng::from_os_rng()),
-        drain,
+        drain: Drain::default(),
         engine,
     });
-    let ports = [
-        (Port::Outbound, listeners.outbound),
-        (Port::Inbound, listeners.inbound),
-        (Port::Mesh, listeners.mesh),
-    ];
+    let ports =
+        [(Port::Outbound, listeners.outbound), (Port::Inbound, listeners.inbound), (Port::Mesh, listeners.mesh)];
     for (port, sockets) in ports {
         for socket in sockets {
             tokio::task::spawn_local(listen(worker.clone(), port, socket, accept.clone()));
         }
     }
     tokio::task::spawn_local(sweep(worker.clone()));
+    let flag = worker.drain.clone();
+    tokio::task::spawn_local(async move {
+        if drain.wait_for(|on| *on).await.is_ok() {
+            flag.raise();
+        }
+    });
     while let Some(answer) = pulsed.recv().await {
         let _ = answer.send(());
     }
@@ -152,11 +156,10 @@ async fn sweep(worker: Rc<Worker>) {
 /// Accepts on one socket while it may, and closes it when draining begins. The socket is known to the event loop
 /// only meanwhile: a waiting process must not be woken for another's connections.
 async fn listen(worker: Rc<Worker>, port: Port, socket: std::net::TcpListener, mut accept: watch::Receiver<bool>) {
-    let mut drain = worker.drain.clone();
     loop {
         tokio::select! {
             biased;
-            _ = drain.wait_for(|on| *on) => return,
+            () = worker.drain.raised() => return,
             may = accept.wait_for(|may| *may) => if may.is_err() { return },
         }
         let listener = match socket.try_clone().and_then(TcpListener::from_std) {
@@ -170,7 +173,7 @@ async fn listen(worker: Rc<Worker>, port: Port, socket: std::net::TcpListener, m
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = drain.wait_for(|on| *on) => return,
+                () = worker.drain.raised() => return,
                 _ = accept.wait_for(|may| !*may) => break,
                 accepted = listener.accept() => accepted,
             };
@@ -191,6 +194,7 @@ fn take(worker: &Rc<Worker>, port: Port, stream: TcpStream) {
         return tracing::debug!(?port, "too many connections: closed");
     };
     let _ = stream.set_nodelay(true);
+    keep_alive(&stream);
     let counted = worker.engine.metrics.connections(port.listener()).open();
     let worker = worker.clone();
     tokio::task::spawn_local(async move {

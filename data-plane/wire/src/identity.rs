@@ -1,7 +1,7 @@
 //! SPIFFE IDs of workloads: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`
 //! (SPIFFE-ID specification, section 2).
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// Longest SPIFFE ID in bytes (SPIFFE-ID section 2.3).
 const MAX_LEN: usize = 2048;
@@ -9,7 +9,7 @@ const MAX_LEN: usize = 2048;
 /// Identity of a workload. Parsed once; only well-formed IDs exist.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpiffeId {
-    uri: Box<str>,
+    uri: Arc<str>,
     trust_domain_end: u32,
     namespace_end: u32,
 }
@@ -78,7 +78,9 @@ impl FromStr for SpiffeId {
         };
         let mut parts = path.split('/');
         match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some("ns"), Some(namespace), Some("sa"), Some(account), None) if segment(namespace) && segment(account) => {
+            (Some("ns"), Some(namespace), Some("sa"), Some(account), None)
+                if segment(namespace) && segment(account) =>
+            {
                 let trust_domain_end = SCHEME.len() + trust_domain.len();
                 let namespace_end = trust_domain_end + "/ns/".len() + namespace.len();
                 // Both fit: the whole is at most MAX_LEN.

@@ -75,6 +75,10 @@ pub mod headers {
     pub const METHOD: &str = "outrigger-method";
     /// SPIFFE ID of the caller that a shared proxy acts for ("-" for an unauthenticated one); from shared proxies only.
     pub const CALLER: &str = "outrigger-caller";
+    /// Address of that caller; from shared proxies only.
+    pub const CALLER_ADDRESS: &str = "outrigger-caller-address";
+    /// Status of an answer to an extended CONNECT that isn't the agreement to it; from any meshed peer.
+    pub const STATUS: &str = "outrigger-status";
 }
 
 /// Alias under which a service is known by one of its addresses.

@@ -20,6 +20,8 @@ pub struct TcpHeader {
     pub port: u16,
     /// Whom a shared proxy acts for; honoured from shared proxies only.
     pub caller: Caller,
+    /// Address of whom it acts for.
+    pub address: Option<IpAddr>,
 }
 
 /// On whose behalf bytes are carried.
@@ -75,6 +77,7 @@ mod tag {
     pub(super) const DESTINATION: u8 = 5;
     pub(super) const PEER: u8 = 6;
     pub(super) const ALPN: u8 = 7;
+    pub(super) const ADDRESS: u8 = 8;
 }
 
 const KIND_OUTBOUND: u8 = 1;
@@ -102,6 +105,9 @@ impl TcpHeader {
             Caller::Anonymous => frame.field(tag::CALLER, b"-"),
             Caller::Identity(id) => frame.field(tag::CALLER, id.as_str().as_bytes()),
         }
+        if let Some(address) = self.address {
+            frame.field(tag::ADDRESS, &address_bytes(address));
+        }
         frame.finish()
     }
 
@@ -112,6 +118,7 @@ impl TcpHeader {
     pub fn decode(frame: &[u8]) -> Result<Self, HeaderError> {
         let mut port = None;
         let mut caller = Caller::Peer;
+        let mut source = None;
         each_field(frame, |tag, value| {
             match tag {
                 tag::PORT => {
@@ -119,11 +126,12 @@ impl TcpHeader {
                 }
                 tag::CALLER if value == b"-" => caller = Caller::Anonymous,
                 tag::CALLER => caller = Caller::Identity(identity(tag, value)?),
+                tag::ADDRESS => source = Some(address(tag, value)?),
                 _ => {}
             }
             Ok(())
         })?;
-        Ok(Self { port: port.ok_or(HeaderError::Missing(tag::PORT))?, caller })
+        Ok(Self { port: port.ok_or(HeaderError::Missing(tag::PORT))?, caller, address: source })
     }
 }
 
@@ -214,17 +222,15 @@ impl Frame {
     }
 }
 
-fn each_field(
-    frame: &[u8],
-    mut visit: impl FnMut(u8, &[u8]) -> Result<(), HeaderError>,
-) -> Result<(), HeaderError> {
+fn each_field(frame: &[u8], mut visit: impl FnMut(u8, &[u8]) -> Result<(), HeaderError>) -> Result<(), HeaderError> {
     let (&version, mut rest) = frame.split_first().ok_or(HeaderError::Truncated)?;
     if version != VERSION {
         return Err(HeaderError::Version(version));
     }
     while let Some((&tag, after)) = rest.split_first() {
         let (len, after) = after.split_first_chunk::<2>().ok_or(HeaderError::Truncated)?;
-        let (value, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*len))).ok_or(HeaderError::Truncated)?;
+        let (value, after) =
+            after.split_at_checked(usize::from(u16::from_be_bytes(*len))).ok_or(HeaderError::Truncated)?;
         visit(tag, value)?;
         rest = after;
     }
@@ -235,23 +241,29 @@ fn identity(tag: u8, value: &[u8]) -> Result<SpiffeId, HeaderError> {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(HeaderError::Malformed(tag))
 }
 
-fn socket_bytes(address: SocketAddr) -> Vec<u8> {
-    let mut bytes = match address.ip() {
+fn address_bytes(address: IpAddr) -> Vec<u8> {
+    match address {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
+    }
+}
+
+fn address(tag: u8, value: &[u8]) -> Result<IpAddr, HeaderError> {
+    if let Ok(v4) = <[u8; 4]>::try_from(value) {
+        return Ok(IpAddr::V4(Ipv4Addr::from(v4)));
+    }
+    Ok(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(value).map_err(|_| HeaderError::Malformed(tag))?)))
+}
+
+fn socket_bytes(address: SocketAddr) -> Vec<u8> {
+    let mut bytes = address_bytes(address.ip());
     bytes.extend_from_slice(&address.port().to_be_bytes());
     bytes
 }
 
 fn socket(tag: u8, value: &[u8]) -> Result<SocketAddr, HeaderError> {
     let (ip, port) = value.split_last_chunk::<2>().ok_or(HeaderError::Malformed(tag))?;
-    let ip = if let Ok(v4) = <[u8; 4]>::try_from(ip) {
-        IpAddr::V4(Ipv4Addr::from(v4))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(ip).map_err(|_| HeaderError::Malformed(tag))?))
-    };
-    Ok(SocketAddr::new(ip, u16::from_be_bytes(*port)))
+    Ok(SocketAddr::new(address(tag, ip)?, u16::from_be_bytes(*port)))
 }
 
 #[cfg(test)]
@@ -269,7 +281,7 @@ mod tests {
     #[test]
     fn headers_survive_the_wire() {
         for caller in [Caller::Peer, Caller::Anonymous, Caller::Identity(id("front"))] {
-            let header = TcpHeader { port: 6379, caller };
+            let header = TcpHeader { port: 6379, caller, address: Some("fd00::7".parse().unwrap()) };
             let bytes = header.encode();
             assert_eq!(frame_len([bytes[0], bytes[1]]).unwrap(), bytes.len() - 2);
             assert_eq!(TcpHeader::decode(&bytes[2..]).unwrap(), header);
@@ -310,7 +322,7 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_skipped() {
-        let mut bytes = TcpHeader { port: 80, caller: Caller::Peer }.encode();
+        let mut bytes = TcpHeader { port: 80, caller: Caller::Peer, address: None }.encode();
         bytes.extend_from_slice(&[200, 0, 1, 42]);
         assert_eq!(TcpHeader::decode(&bytes[2..]).unwrap().port, 80);
     }

@@ -30,6 +30,10 @@ fn generated_code_is_current() {
             fs::write(&target, &fresh).unwrap();
         }
         let current = fs::read_to_string(&target).unwrap_or_default();
-        assert!(current == fresh, "{} is stale: run BLESS=1 cargo test -p outrigger-wire --test generated", target.display());
+        assert!(
+            current == fresh,
+            "{} is stale: run BLESS=1 cargo test -p outrigger-wire --test generated",
+            target.display()
+        );
     }
 }

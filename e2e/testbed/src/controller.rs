@@ -54,6 +54,10 @@ impl Controller {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and waits for the end.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill().context("SIGKILL to the controller")?;

@@ -147,10 +147,12 @@ fn maps_many_users(map: &str) -> bool {
     map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum::<u64>() > 1
 }
 
-/// A binary of this build: beside the running program, or one folder up for tests.
+/// A binary of this build: beside the running program, or one folder up for tests. What is in the folder that
+/// `OUTRIGGER_BINARIES` names goes before it.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let program = env::current_exe().context("this program's path")?;
-    let folders = program.ancestors().skip(1).take(2).map(Path::to_path_buf);
+    let named = env::var_os("OUTRIGGER_BINARIES").map(PathBuf::from);
+    let folders = named.into_iter().chain(program.ancestors().skip(1).take(2).map(Path::to_path_buf));
     let candidates: Vec<_> = folders.map(|folder| folder.join(name)).collect();
     match candidates.iter().find(|path| path.is_file()) {
         Some(path) => Ok(path.clone()),

@@ -40,7 +40,10 @@ impl Mesh {
     pub fn start(machine: &Machine, mut spec: Spec) -> Result<Self> {
         let dir = machine.dir.clone();
         for folder in ["config", "tokens", "controller", "pods"] {
-            fs::create_dir_all(dir.join(folder)).with_context(|| folder.to_owned())?;
+            let folder = dir.join(folder);
+            // An earlier mesh of the same machine may have left one.
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
         spec.pods.extend((0..spec.shared).map(PodSpec::shared_proxy));
         let mut mesh = Self { pods: BTreeMap::new(), controller: None, dir };
@@ -185,7 +188,8 @@ impl Mesh {
         Ok(())
     }
 
-    fn workloads_yaml(&self) -> String {
+    /// The `Workload` objects of all pods.
+    pub fn workloads_yaml(&self) -> String {
         self.pods.values().map(|pod| workload_yaml(&pod.spec, &pod.namespace.addresses())).collect()
     }
 }

@@ -44,7 +44,7 @@ pub(crate) fn create_bridge() -> Result<()> {
 }
 
 /// Addresses of the pod with this number, from 1.
-fn addresses(number: u16) -> (Ipv4Addr, Ipv6Addr) {
+pub fn addresses(number: u16) -> (Ipv4Addr, Ipv6Addr) {
     // 250 to a block keeps clear of the gateway and of `.0` and `.255`, which look odd to some.
     let (block, host) = (1 + number / 250, 1 + number % 250);
     let v4 = Ipv4Addr::new(10, 77, u8::try_from(block).unwrap_or(u8::MAX), u8::try_from(host).unwrap_or(u8::MAX));
@@ -91,8 +91,11 @@ impl Namespace {
         let file = File::open(format!("/proc/{pid}/ns/net")).context("a pod's network namespace")?;
         let (v4, v6) = addresses(number);
         let namespace = Self { holder, file, v4, v6 };
+        let device = format!("pod{number}");
+        // The kernel takes its time to remove an earlier pod's; that there is none is well.
+        let _ = run(Command::new("ip").args(["link", "del", &device]));
         run(Command::new("ip")
-            .args(["link", "add", &format!("pod{number}"), "master", BRIDGE, "up", "type", "veth"])
+            .args(["link", "add", &device, "master", BRIDGE, "up", "type", "veth"])
             .args(["peer", "name", "eth0", "netns", &pid.to_string()]))?;
         let batch = format!(
             "link set lo up\n\

@@ -177,10 +177,14 @@ impl Pod {
 
     /// Installs the redirection, as the init container does.
     pub fn redirect(&self) -> Result<()> {
-        let by = if self.many_users { "--proxy-uid" } else { "--proxy-mark" };
-        let program = binary("outrigger-proxy")?;
-        run(self.namespace.command(program).arg("redirect").args([by, &PROXY_UID.to_string()]))
-            .with_context(|| format!("redirection of {}", self.spec.name))?;
+        let mut command = self.namespace.command(binary("outrigger-proxy")?);
+        command.arg("redirect");
+        if self.many_users {
+            command.args(["--proxy-uid", &PROXY_UID.to_string()]);
+        } else {
+            command.args(["--proxy-mark", &PROXY_UID.to_string()]);
+        }
+        run(&mut command).with_context(|| format!("redirection of {}", self.spec.name))?;
         // Rules bring connection tracking with them.
         self.namespace.forget_soon()
     }
@@ -274,7 +278,10 @@ impl Pod {
         if ended {
             bail!("{} has ended\n{}", process.name, process.tail());
         }
-        waited.map(|_| ()).with_context(|| process.tail())
+        match waited {
+            Ok(_) => Ok(()),
+            Err(error) => bail!("{error}\n{}", process.tail()),
+        }
     }
 
     fn proxy(&self, mode: &str, part: &str) -> Result<Process> {

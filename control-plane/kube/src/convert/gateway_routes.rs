@@ -1,7 +1,7 @@
 //! HTTPRoute, GRPCRoute and ReferenceGrant.
 
 use outrigger_crds::gateway::{
-    GATEWAY_GROUP, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpRetry, HttpRoute, HttpRouteMatch, HttpRouteRule,
+    GATEWAY_GROUP, GrpcFilterType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpRetry, HttpRoute, HttpRouteMatch, HttpRouteRule,
     MatchType, ParentRef, PathMatch, ReferenceGrant,
 };
 use outrigger_model::{
@@ -23,6 +23,7 @@ pub(super) fn http_route(object: &HttpRoute, services: &[Service], findings: &mu
     let (namespace, name) = names(&object.metadata);
     let mut report = Report { object: &format!("HTTPRoute/{namespace}/{name}"), findings };
     let parents = parents(&object.spec.parent_refs, &namespace, services, &mut report);
+    hostnames(&object.spec.hostnames, &parents, &mut report);
     let rules = object.spec.rules.iter().enumerate();
     let rules = rules.map(|(index, rule)| http_rule(rule, index, &namespace, &mut report)).collect();
     Route { kind: RouteKind::HttpRoute, created: created(&object.metadata), parents, rules, namespace, name }
@@ -32,6 +33,7 @@ pub(super) fn grpc_route(object: &GrpcRoute, services: &[Service], findings: &mu
     let (namespace, name) = names(&object.metadata);
     let mut report = Report { object: &format!("GRPCRoute/{namespace}/{name}"), findings };
     let parents = parents(&object.spec.parent_refs, &namespace, services, &mut report);
+    hostnames(&object.spec.hostnames, &parents, &mut report);
     let rules = object.spec.rules.iter().enumerate();
     let rules = rules.map(|(index, rule)| grpc_rule(rule, index, &namespace, &mut report)).collect();
     Route { kind: RouteKind::GrpcRoute, created: created(&object.metadata), parents, rules, namespace, name }
@@ -76,8 +78,25 @@ fn parents(refs: &[ParentRef], own: &str, services: &[Service], report: &mut Rep
     parents
 }
 
+/// Gateway API: hostnames mean nothing to a Service, which is called by its address.
+fn hostnames(hostnames: &[String], parents: &[RouteParent], report: &mut Report<'_>) {
+    if !hostnames.is_empty() && !parents.is_empty() {
+        let message = "hostnames have no effect on routes of Services".to_owned();
+        report.add("spec.hostnames", message, "remove them, or match the header Host");
+    }
+}
+
+fn session_persistence(wanted: bool, field: &str, report: &mut Report<'_>) {
+    if wanted {
+        let message = "session persistence isn't supported; it has no effect".to_owned();
+        let remedy = "use a MeshRoute's stickiness, or a TrafficPolicy's loadBalancer.hashOn";
+        report.add(format_args!("{field}.sessionPersistence"), message, remedy);
+    }
+}
+
 fn http_rule(rule: &HttpRouteRule, index: usize, own: &str, report: &mut Report<'_>) -> RouteRule {
     let field = format!("spec.rules[{index}]");
+    session_persistence(rule.session_persistence.is_some(), &field, report);
     let backends = rule.backend_refs.iter().enumerate().map(|(at, backend)| {
         let field = format!("{field}.backendRefs[{at}]");
         let weight = number(backend.weight.unwrap_or(1));
@@ -91,7 +110,7 @@ fn http_rule(rule: &HttpRouteRule, index: usize, own: &str, report: &mut Report<
         matches: http_matches(&rule.matches),
         filters: rule_filters(rule.filters.iter().map(|filter| filters::http(filter, own)), &field, report),
         backends,
-        request_timeout_ms: timeouts.request.map_or(0, |timeout| timeout.as_millis()),
+        request_timeout_ms: timeouts.request.map(|timeout| timeout.as_millis()),
         backend_timeout_ms: timeouts.backend_request.map_or(0, |timeout| timeout.as_millis()),
         retry: rule.retry.as_ref().map(retry),
         stickiness: None,
@@ -100,6 +119,8 @@ fn http_rule(rule: &HttpRouteRule, index: usize, own: &str, report: &mut Report<
 
 fn grpc_rule(rule: &GrpcRouteRule, index: usize, own: &str, report: &mut Report<'_>) -> RouteRule {
     let field = format!("spec.rules[{index}]");
+    session_persistence(rule.session_persistence.is_some(), &field, report);
+    mirrors(rule, &field, report);
     let backends = rule.backend_refs.iter().enumerate().map(|(at, backend)| {
         let field = format!("{field}.backendRefs[{at}]");
         let weight = number(backend.weight.unwrap_or(1));
@@ -113,6 +134,18 @@ fn grpc_rule(rule: &GrpcRouteRule, index: usize, own: &str, report: &mut Report<
         filters: rule_filters(rule.filters.iter().map(|filter| filters::grpc(filter, own)), &field, report),
         backends,
         ..RouteRule::default()
+    }
+}
+
+/// A call is copied only if its length is known before it is sent on, which is rare: it could go on for ever.
+fn mirrors(rule: &GrpcRouteRule, field: &str, report: &mut Report<'_>) {
+    let of_backends = rule.backend_refs.iter().enumerate();
+    let of_backends = of_backends.map(|(at, backend)| (format!("{field}.backendRefs[{at}].filters"), &backend.filters));
+    for (field, filters) in std::iter::once((format!("{field}.filters"), &rule.filters)).chain(of_backends) {
+        for at in (0..filters.len()).filter(|at| filters[*at].r#type == GrpcFilterType::RequestMirror) {
+            let message = "only calls with a content-length are copied, which most gRPC clients don't send".to_owned();
+            report.add(format_args!("{field}[{at}]"), message, "remove the filter if yours don't");
+        }
     }
 }
 

@@ -26,7 +26,7 @@ fn rule(rule: &MeshRouteRule, own: &str, trust_domain: &str) -> RouteRule {
         matches: rule.matches.iter().map(|each| route_match(each, trust_domain)).collect(),
         filters: all_filters(&rule.filters, own),
         backends: rule.backend_refs.iter().map(|to| backend(to, own)).collect(),
-        request_timeout_ms: timeouts.request.map_or(0, |timeout| timeout.as_millis()),
+        request_timeout_ms: timeouts.request.map(|timeout| timeout.as_millis()),
         backend_timeout_ms: timeouts.backend_request.map_or(0, |timeout| timeout.as_millis()),
         retry: rule.retry.as_ref().map(retry),
         stickiness: rule.stickiness.as_ref().map(matches::stickiness),

@@ -134,7 +134,7 @@ fn traffic_policies_merge_field_by_field() {
         traffic(
             "shop/ns",
             vec![PolicyTarget::Namespace("shop".to_owned())],
-            TrafficSettings { idle_timeout_ms: Some(9), ..number(2) },
+            TrafficSettings { request_timeout_ms: Some(9), ..number(2) },
         ),
         traffic("shop/own", front, TrafficSettings { balancer: Some(Balancer::Random), ..number(3) }),
     ];
@@ -145,7 +145,7 @@ fn traffic_policies_merge_field_by_field() {
     };
     let own = policy("shop/front");
     assert_eq!((own.balancer(), own.hash_on.clone()), (Balancer::Random, None));
-    assert_eq!((own.max_connections, own.idle_timeout_ms, own.connect_timeout_ms), (3, 9, 7));
+    assert_eq!((own.max_connections, own.request_timeout_ms, own.connect_timeout_ms), (3, 9, 7));
     assert_eq!(own.source, "TrafficPolicy/shop/own");
     assert_eq!((policy("shop/store").max_connections, policy("@10.2.0.1").max_connections), (2, 2));
     let shared = policy("outrigger-system/outrigger-shared");

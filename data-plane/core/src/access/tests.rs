@@ -133,6 +133,28 @@ fn hosts_without_case_port_and_trailing_dot() {
     }
 }
 
+#[test]
+fn an_encoded_slash_is_read_both_ways() {
+    let rule = || wire::AccessRule { paths: vec![path("/admin/*")], ..wire::AccessRule::default() };
+    let allow = inbound(vec![policy("allow", Action::Allow, vec![rule()])]);
+    let deny = inbound(vec![policy("deny", Action::Deny, vec![rule()])]);
+    for (path, by_allow, by_deny) in [
+        ("/admin/x", true, false),
+        ("/admin/a%2Fb", true, false),
+        ("/admin%2F", false, false),
+        ("/admin%2Fx", false, false),
+        ("/%2Fadmin", false, false),
+        ("/administer%2Fx", false, true),
+        ("/x%2Fadmin", false, true),
+    ] {
+        let headers = HeaderMap::new();
+        let http = HttpView { method: &Method::GET, path, host: "a", headers: &headers };
+        let request = AccessRequest { caller: caller(None), port: 80, http: Some(http) };
+        assert_eq!(allow.authorise(&request).allowed, by_allow, "{path}");
+        assert_eq!(deny.authorise(&request).allowed, by_deny, "{path}");
+    }
+}
+
 // === differential: the messages read naively, every condition spelt out ===
 
 #[derive(Debug, Clone)]

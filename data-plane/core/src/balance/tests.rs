@@ -50,7 +50,7 @@ impl Bench {
 
     fn pick_but(&mut self, hash: Option<u64>, tried: &[Arc<Endpoint>]) -> Option<Picked> {
         let dice = &mut self.dice;
-        self.set.pick(&self.policy, hash, &mut || dice.random(), self.now, tried, self.zone)
+        self.set.pick(&self.policy, hash, &mut || dice.random(), self.now, tried, self.zone).ok()
     }
 
     fn pick(&mut self) -> Picked {
@@ -70,7 +70,7 @@ impl Bench {
     fn use_one(&mut self, number: u8, took: Duration, outcome: Outcome) {
         let workload = spec(number).workload;
         let endpoint = self.set.iter().find(|endpoint| endpoint.spec.workload == workload).unwrap().clone();
-        let picked = Picked::new(endpoint, self.now);
+        let picked = Picked::new(endpoint, self.now, Place::default());
         picked.finish(outcome, self.now + took, &self.policy, &self.set);
     }
 
@@ -245,7 +245,7 @@ fn live_state_is_carried_over() {
     let mut bench = Bench::new(Balancer::LeastRequest, specs(3));
     bench.fail(0, 5);
     let before: Vec<_> = bench.set.iter().cloned().collect();
-    let held = Picked::new(before[1].clone(), bench.now);
+    let held = Picked::new(before[1].clone(), bench.now, Place::default());
     bench.rebuild(vec![EndpointSpec { weight: 2, ..spec(1) }, spec(2), spec(0), spec(3)]);
     let after: Vec<_> = bench.set.iter().cloned().collect();
     assert!(Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[2], &after[2]));
@@ -302,6 +302,44 @@ fn thousands_of_endpoints_of_all_weights() {
             assert!(bench.pick_but(Some(hash(&u32::to_be_bytes(key))), &[]).is_some());
         }
     }
+}
+
+#[test]
+fn no_more_in_flight_than_the_maximum() {
+    for balancer in ALL {
+        let mut bench = Bench::new(balancer, specs(3));
+        let before_it_was_set = bench.pick();
+        bench.policy.max_connections = Some(2);
+        let mut pick = |bench: &Bench| bench.set.pick(&bench.policy, Some(1), &mut || 0, bench.now, &[], "").map(drop);
+        let held = [bench.pick(), bench.pick()];
+        assert_eq!(pick(&bench), Err(Unpicked::Overload), "{balancer:?}");
+        // What is in flight stays in flight, even if its endpoint is gone.
+        bench.rebuild(vec![spec(9)]);
+        assert_eq!(pick(&bench), Err(Unpicked::Overload), "{balancer:?}");
+        drop(before_it_was_set);
+        assert_eq!(pick(&bench), Err(Unpicked::Overload), "{balancer:?}");
+        drop(held);
+        assert_eq!(pick(&bench), Ok(()), "{balancer:?}");
+        // Who finds nobody takes no place.
+        bench.rebuild(vec![]);
+        for _ in 0..3 {
+            assert_eq!(pick(&bench), Err(Unpicked::Nobody), "{balancer:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_together_never_exceed_the_maximum() {
+    let (policy, now) = (TrafficPolicy { max_connections: Some(5), ..policy(Balancer::Random) }, Instant::now());
+    let set = EndpointSet::build(specs(3), None, &policy);
+    let pick = || set.pick(&policy, None, &mut || 0, now, &[], "").ok();
+    let held: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..10).filter_map(|_| pick()).collect())).collect();
+        threads.into_iter().flat_map(|thread| -> Vec<Picked> { thread.join().unwrap() }).collect()
+    });
+    assert_eq!(held.len(), 5);
+    drop(held);
+    assert!(pick().is_some());
 }
 
 #[test]

@@ -15,7 +15,6 @@ use crate::{path, route::host_of};
 mod route;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const EJECTION_FAILURES: u32 = 5;
 const EJECTION_BASE: Duration = Duration::from_secs(10);
 const EJECTION_MAX_PERCENT: u32 = 50;
@@ -179,6 +178,7 @@ fn inbound(message: wire::Inbound) -> Checked<Inbound> {
             shared_service: optional(&fallback.shared_service, |text| name("fallback.shared_service", text))?,
         },
         acting_identities: each(&message.acting_identities, |text| identity("acting_identities", text))?,
+        zone: message.zone.into(),
     })
 }
 
@@ -236,16 +236,14 @@ fn traffic_policy(message: wire::TrafficPolicy) -> Checked<TrafficPolicy> {
         balancer: known("traffic_policy.balancer", message.balancer)?,
         hash_on: message.hash_on.map(hash_key).transpose()?,
         max_connections: limit(message.max_connections),
-        max_pending_requests: limit(message.max_pending_requests),
         connect_timeout: duration(message.connect_timeout_ms).unwrap_or(CONNECT_TIMEOUT),
         request_timeout: duration(message.request_timeout_ms),
-        idle_timeout: duration(message.idle_timeout_ms).unwrap_or(IDLE_TIMEOUT),
         ejection: ejection(message.ejection.unwrap_or_default())?,
         retry_budget_percent: match message.retry_budget_percent {
             0 => RETRY_BUDGET_PERCENT,
             percent => self::percent("traffic_policy.retry_budget_percent", percent)?,
         },
-        retry: message.retry.map(retry).transpose()?.flatten(),
+        retry: message.retry.map(retry).transpose()?,
         source: message.source.into(),
     })
 }
@@ -260,19 +258,17 @@ fn ejection(message: wire::Ejection) -> Checked<Option<Ejection>> {
     Ok((!message.disabled).then_some(ejection))
 }
 
-/// `None` if it says that nothing is tried again.
-fn retry(message: wire::Retry) -> Checked<Option<Retry>> {
+fn retry(message: wire::Retry) -> Checked<Retry> {
     let code = |code: u32| match u16::try_from(code) {
         Ok(code @ 100..=599) => Ok(code),
         _ => Err(problem("retry.codes", format_args!("{code} is no HTTP status"))),
     };
-    let retry = Retry {
+    Ok(Retry {
         attempts: message.attempts,
         codes: message.codes.into_iter().map(code).collect::<Checked<_>>()?,
         backoff: duration(message.backoff_ms).unwrap_or(RETRY_BACKOFF),
         non_idempotent: message.non_idempotent,
-    };
-    Ok((retry.attempts > 0).then_some(retry))
+    })
 }
 
 fn hash_key(message: wire::Stickiness) -> Checked<HashKey> {

@@ -79,6 +79,7 @@ mod tests {
             policies: Vec::new(),
             fallback: Fallback { on_sidecar_failure, on_fallback_failure, shared_service: None },
             acting_identities: Vec::new(),
+            zone: "".into(),
         }
     }
 

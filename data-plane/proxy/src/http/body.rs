@@ -21,9 +21,26 @@ pub(crate) enum Relay {
     /// Made here.
     Full(Bytes),
     /// Of a request, counted for its exchange.
-    Request { inner: Incoming, count: Rc<Cell<u64>> },
+    Request {
+        inner: Incoming,
+        upload: Rc<Upload>,
+    },
     /// Of an answer; ends the exchange.
     Answer(Box<Answer>),
+}
+
+/// How far a request's body has come.
+#[derive(Default)]
+pub(crate) struct Upload {
+    pub(super) bytes: Cell<u64>,
+    /// The caller broke it off.
+    pub(super) broke: Cell<bool>,
+}
+
+impl Upload {
+    fn add(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
 }
 
 pub(crate) struct Answer {
@@ -60,10 +77,12 @@ impl Body for Relay {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Request { inner, count } => {
+            Self::Request { inner, upload } => {
                 let polled = Pin::new(inner).poll_frame(cx);
-                if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    count.set(count.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
+                match &polled {
+                    Poll::Ready(Some(Ok(frame))) => upload.add(frame.data_ref().map_or(0, |data| data.len() as u64)),
+                    Poll::Ready(Some(Err(_))) => upload.broke.set(true),
+                    Poll::Ready(None) | Poll::Pending => {}
                 }
                 polled.map_err(BodyError::from)
             }

@@ -1,6 +1,11 @@
 //! A request on its way in: who calls, may it, hand it to the app.
 
-use std::{net::{IpAddr, SocketAddr}, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -33,6 +38,28 @@ pub(crate) struct Arrival {
     pub(crate) source: IpAddr,
     /// Plaintext that was captured on its way to this port; `None` if it came through the mesh port.
     pub(crate) captured: Option<u16>,
+}
+
+/// On whose behalf a call comes.
+pub(crate) struct Effective {
+    pub(crate) identity: Option<SpiffeId>,
+    pub(crate) address: IpAddr,
+    /// A shared proxy says so.
+    pub(crate) acted_for: bool,
+}
+
+impl Effective {
+    /// For metrics and logs.
+    pub(crate) fn name(&self, worker: &Worker) -> Arc<str> {
+        self.identity.as_ref().map_or_else(unauthenticated, |identity| worker.series.name(identity.as_str()))
+    }
+}
+
+static UNAUTHENTICATED: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("unauthenticated"));
+
+/// Name of callers without an identity.
+pub(crate) fn unauthenticated() -> Arc<str> {
+    UNAUTHENTICATED.clone()
 }
 
 /// Whose app it is, and how it is reached.
@@ -70,9 +97,11 @@ async fn admit(
     exchange.service = inbound.workload.clone();
     exchange.peer = at.peer_name.clone();
     let claims = Claims::of(at, &inbound, &request)?;
-    if claims.acted_for {
-        exchange.peer = claims.caller.as_ref().map_or_else(|| Arc::from("unauthenticated"), |id| id.as_str().into());
+    if claims.caller.acted_for {
+        exchange.peer = claims.caller.name(&at.worker);
     }
+    exchange.caller = claims.caller.identity.clone();
+    head::one_host(&mut request)?;
     head::strip_hop_by_hop(request.headers_mut());
     head::strip_internal(request.headers_mut());
     head::normalise_path(&mut request)?;
@@ -92,8 +121,7 @@ async fn admit(
 
 /// What the proxy before us says, as far as it may be believed.
 struct Claims {
-    caller: Option<SpiffeId>,
-    acted_for: bool,
+    caller: Effective,
     port: u16,
     /// What the app's own caller spoke.
     version: Version,
@@ -102,7 +130,7 @@ struct Claims {
 impl Claims {
     fn of(at: &Arrival, inbound: &Inbound, request: &Request<Relay>) -> Result<Self, RequestError> {
         if let Some(port) = at.captured {
-            return Ok(Self { caller: None, acted_for: false, port, version: request.version() });
+            return Ok(Self { caller: at.stranger(), port, version: request.version() });
         }
         let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
         let port = text(headers::PORT).and_then(|port| port.parse().ok()).ok_or(RequestError::NotFromMesh)?;
@@ -115,8 +143,8 @@ impl Claims {
             Some("1.0" | "1.1") => Version::HTTP_11,
             _ => Version::HTTP_2,
         };
-        let (caller, acted_for) = at.caller(inbound, claimed);
-        Ok(Self { caller, acted_for, port, version })
+        let address = text(headers::CALLER_ADDRESS).and_then(|address| address.parse().ok());
+        Ok(Self { caller: at.caller(inbound, claimed, address), port, version })
     }
 }
 
@@ -130,14 +158,21 @@ impl Arrival {
         }
     }
 
+    /// Who sends plaintext.
+    pub(crate) fn stranger(&self) -> Effective {
+        Effective { identity: None, address: self.source, acted_for: false }
+    }
+
     /// On whose behalf the peer calls. Only shared proxies are believed that it is somebody else's.
-    pub(crate) fn caller(&self, inbound: &Inbound, claimed: tunnel::Caller) -> (Option<SpiffeId>, bool) {
+    pub(crate) fn caller(&self, inbound: &Inbound, claimed: tunnel::Caller, address: Option<IpAddr>) -> Effective {
         let may_act = self.peer.as_ref().is_some_and(|peer| inbound.acting_identities.contains(peer));
-        match claimed {
-            tunnel::Caller::Identity(id) if may_act => (Some(id), true),
-            tunnel::Caller::Anonymous if may_act => (None, true),
-            _ => (self.peer.clone(), false),
-        }
+        let identity = match claimed {
+            tunnel::Caller::Identity(id) if may_act => Some(id),
+            tunnel::Caller::Anonymous if may_act => None,
+            _ => return Effective { identity: self.peer.clone(), address: self.source, acted_for: false },
+        };
+        // A CIDR rule must judge the caller's address, whoever carries the call.
+        Effective { identity, address: address.unwrap_or(self.source), acted_for: true }
     }
 
     fn authorise(
@@ -148,7 +183,7 @@ impl Arrival {
         exchange: &mut Exchange,
     ) -> Result<(), RequestError> {
         let asked = AccessRequest {
-            caller: CallerView { identity: claims.caller.as_ref(), address: self.source },
+            caller: CallerView { identity: claims.caller.identity.as_ref(), address: claims.caller.address },
             port: claims.port,
             http: Some(HttpView {
                 method: request.method(),
@@ -157,7 +192,7 @@ impl Arrival {
                 headers: request.headers(),
             }),
         };
-        if ports::is_own(claims.port) || (inbound.strict && claims.caller.is_none()) {
+        if ports::is_own(claims.port) || (inbound.strict && claims.caller.identity.is_none()) {
             return Err(RequestError::Denied(None));
         }
         let verdict = inbound.authorise(&asked);

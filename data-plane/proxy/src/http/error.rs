@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use outrigger_core::{Destination, balance::Unpicked};
 
 use super::Relay;
 use crate::pool::UpstreamError;
@@ -13,6 +14,10 @@ use crate::pool::UpstreamError;
 pub(crate) enum RequestError {
     #[error("the path is not acceptable")]
     BadPath,
+    #[error("the request must name exactly one host")]
+    BadHost,
+    #[error("the request's body broke off")]
+    BadBody,
     #[error("CONNECT is not carried")]
     Connect,
     #[error("the request lacks what a proxy of the mesh must say")]
@@ -33,7 +38,7 @@ pub(crate) enum RequestError {
     Timeout,
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    #[error("too many requests wait already")]
+    #[error("as much is in flight to the service as its policy allows")]
     Overload,
 }
 
@@ -45,14 +50,21 @@ pub(crate) enum FaultSide {
     Upstream,
 }
 
-/// Tells the proxy before us that no byte of the request reached the app.
+/// Tells the proxy before us that another try may help, if the request can be repeated.
 pub(crate) const UNSENT: &str = "outrigger-unsent";
 const DENIED_BY: &str = "outrigger-denied-by";
 
 impl RequestError {
+    pub(crate) fn unpicked(why: Unpicked, destination: &Destination) -> Self {
+        match why {
+            Unpicked::Nobody => Self::NoEndpoint(destination.service.name.clone()),
+            Unpicked::Overload => Self::Overload,
+        }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::BadPath | Self::NotFromMesh => StatusCode::BAD_REQUEST,
+            Self::BadPath | Self::BadHost | Self::BadBody | Self::NotFromMesh => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BadBackend => StatusCode::INTERNAL_SERVER_ERROR,
@@ -60,7 +72,9 @@ impl RequestError {
             Self::Fault(status) => *status,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamError::Http(_)) => StatusCode::BAD_GATEWAY,
-            Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) | Self::Overload => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -68,6 +82,8 @@ impl RequestError {
     pub(crate) fn flag(&self) -> &'static str {
         match self {
             Self::BadPath => "bad_path",
+            Self::BadHost => "bad_host",
+            Self::BadBody => "downstream_reset",
             Self::Connect => "connect_method",
             Self::NotFromMesh => "bad_mesh_request",
             Self::NotReady => "not_ready",
@@ -86,19 +102,17 @@ impl RequestError {
 
     pub(crate) fn side(&self) -> FaultSide {
         match self {
-            Self::BadPath | Self::Connect | Self::NotFromMesh => FaultSide::Downstream,
+            Self::BadPath | Self::BadHost | Self::BadBody | Self::Connect | Self::NotFromMesh => FaultSide::Downstream,
             Self::NoRoute | Self::BadBackend | Self::Denied(_) | Self::Fault(_) => FaultSide::Policy,
-            Self::NotReady | Self::NoEndpoint(_) | Self::Timeout | Self::Upstream(_) | Self::Overload => FaultSide::Upstream,
+            Self::NotReady | Self::NoEndpoint(_) | Self::Timeout | Self::Upstream(_) | Self::Overload => {
+                FaultSide::Upstream
+            }
         }
     }
 
-    /// Not one byte of the request has reached the app.
-    fn unsent(&self) -> bool {
-        match self {
-            Self::Upstream(error) => !matches!(error, UpstreamError::Http(_)),
-            Self::NotReady | Self::NoEndpoint(_) | Self::Overload => true,
-            _ => false,
-        }
+    /// Another try may help: the app wasn't reached, or closed a connection that it had kept.
+    fn repeatable(&self) -> bool {
+        matches!(self, Self::Upstream(_) | Self::NotReady | Self::NoEndpoint(_) | Self::Overload)
     }
 
     fn grpc_status(&self) -> u16 {
@@ -106,7 +120,7 @@ impl RequestError {
             Self::NoRoute | Self::Connect => 12,
             Self::Denied(_) => 7,
             Self::Timeout => 4,
-            Self::BadPath | Self::NotFromMesh | Self::BadBackend => 13,
+            Self::BadPath | Self::BadHost | Self::BadBody | Self::NotFromMesh | Self::BadBackend => 13,
             Self::Overload => 8,
             Self::Fault(_) | Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) => 14,
         }
@@ -132,7 +146,7 @@ impl RequestError {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
             response
         };
-        if self.unsent() {
+        if self.repeatable() {
             response.headers_mut().insert(UNSENT, HeaderValue::from_static("1"));
         }
         if let Self::Denied(Some(policy)) = self

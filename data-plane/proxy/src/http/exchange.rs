@@ -1,7 +1,6 @@
 //! One request and its answer: what is known of it, and the one record it ends in.
 
 use std::{
-    cell::Cell,
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, LazyLock},
@@ -11,9 +10,15 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header, uri::PathAndQuery};
 use hyper::body::{Body, Incoming};
 use outrigger_core::balance::Picked;
-use outrigger_wire::SpiffeId;
+use outrigger_wire::{SpiffeId, names::headers};
 
-use super::{Relay, error::{RequestError, UNSENT}, head, upgrade::Upgrade};
+use super::{
+    Relay,
+    body::Upload,
+    error::{RequestError, UNSENT},
+    head,
+    upgrade::Upgrade,
+};
 use crate::{
     pool::Lease,
     telemetry::{
@@ -45,7 +50,7 @@ pub(crate) struct Exchange {
     status: u16,
     grpc_status: Option<u16>,
     flag: &'static str,
-    pub(crate) sent: Rc<Cell<u64>>,
+    upload: Rc<Upload>,
     pub(crate) received: u64,
     pub(crate) picked: Option<Picked>,
     pub(crate) lease: Option<Lease>,
@@ -85,12 +90,22 @@ impl Exchange {
             status: 0,
             grpc_status: None,
             flag: "",
-            sent: Rc::default(),
+            upload: Rc::default(),
             received: 0,
             picked: None,
             lease: None,
             worker,
         }
+    }
+
+    /// The caller broke its upload off.
+    pub(crate) fn upload_broke(&self) -> bool {
+        self.upload.broke.get()
+    }
+
+    /// For what is counted elsewhere than in a body; 0 before the request is sent again.
+    pub(crate) fn set_sent(&self, bytes: u64) {
+        self.upload.bytes.set(bytes);
     }
 
     pub(crate) fn started(&self) -> Instant {
@@ -100,7 +115,11 @@ impl Exchange {
     /// The request with its body counted here.
     pub(crate) fn relay(&self, request: Request<Incoming>) -> Request<Relay> {
         request.map(|body| {
-            if body.is_end_stream() { Relay::Empty } else { Relay::Request { inner: body, count: self.sent.clone() } }
+            if body.is_end_stream() {
+                Relay::Empty
+            } else {
+                Relay::Request { inner: body, upload: self.upload.clone() }
+            }
         })
     }
 
@@ -111,13 +130,18 @@ impl Exchange {
         upgrade: Option<Upgrade>,
         deadline: Option<Instant>,
     ) -> Response<Relay> {
-        if let Some(upgrade) = upgrade
-            && Upgrade::agreed(&response)
-        {
-            return upgrade.carry(response, self);
-        }
+        let declined = match upgrade {
+            Some(upgrade) if Upgrade::agreed(&response) => return upgrade.carry(response, self),
+            declined => declined,
+        };
         head::strip_hop_by_hop(response.headers_mut());
-        response.headers_mut().remove(UNSENT);
+        // What proxies tell each other is none of an app's business, and an app can't speak for a proxy.
+        for name in [UNSENT, headers::STATUS] {
+            response.headers_mut().remove(name);
+        }
+        if let Some(upgrade) = declined {
+            upgrade.decline(&mut response);
+        }
         response.map(|body| Relay::answer(body, self, deadline))
     }
 
@@ -150,7 +174,9 @@ impl Exchange {
     }
 
     pub(crate) fn see_grpc_status(&mut self, headers: &HeaderMap) {
-        if self.grpc && let Some(status) = headers.get("grpc-status") {
+        if self.grpc
+            && let Some(status) = headers.get("grpc-status")
+        {
             self.grpc_status = status.to_str().ok().and_then(|text| text.parse().ok());
         }
     }
@@ -179,7 +205,7 @@ impl Drop for Exchange {
         let duration = self.started.elapsed();
         let names = [self.service.clone(), self.route.clone(), self.peer.clone()];
         let series = self.worker.series.http(&engine.metrics, self.direction, &names);
-        series.record(self.status, self.grpc_status, duration, self.sent.get(), self.received);
+        series.record(self.status, self.grpc_status, duration, self.upload.bytes.get(), self.received);
         if !engine.log.enabled() {
             return;
         }
@@ -192,7 +218,7 @@ impl Drop for Exchange {
             status: Some(self.status),
             grpc_status: self.grpc_status,
             duration,
-            received: self.sent.get(),
+            received: self.upload.bytes.get(),
             sent: self.received,
             service: named(service),
             route: named(route),

@@ -1,6 +1,6 @@
 //! What routes do to requests and answers besides choosing a backend.
 
-use std::{net::SocketAddr, time::{Duration, Instant}};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
@@ -112,19 +112,16 @@ pub(super) async fn mirror(
     snapshot: &Snapshot,
     filters: &Filters,
     request: &mut Request<Relay>,
-) {
+) -> Result<(), RequestError> {
     let wanted: Vec<&Mirror> = filters.mirrors.iter().filter(|mirror| chance(from, mirror.share_ppm)).collect();
     if wanted.is_empty() {
-        return;
+        return Ok(());
     }
-    let Some(body) = hold(request).await else { return };
+    let Some(body) = hold(request).await? else { return Ok(()) };
     for mirror in wanted {
         let Ok((destination, port)) = resolve(snapshot, &mirror.backend) else { continue };
-        let policy = &destination.service.policy;
-        let mut random = || from.worker.random();
-        let Some(picked) = destination.endpoints.pick(policy, None, &mut random, Instant::now(), &[], "") else {
-            continue;
-        };
+        let Ok(picked) = from.pick(destination, None, &[]) else { continue };
+        let connect = destination.service.policy.connect_timeout;
         let mut copy = Request::new(Relay::Full(body.clone()));
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
@@ -134,24 +131,27 @@ pub(super) async fn mirror(
         let port = picked.endpoint.spec.target_port(port);
         tokio::task::spawn_local(async move {
             let endpoint = SocketAddr::new(picked.endpoint.spec.address, port);
-            let sent = tokio::time::timeout(MIRROR_LIMIT, for_mirror(&from, &picked, endpoint, copy)).await;
+            let sent = tokio::time::timeout(MIRROR_LIMIT, for_mirror(&from, &picked, endpoint, connect, copy)).await;
             if let Ok(Err(error)) = sent {
                 tracing::debug!(%error, %endpoint, "mirrored request failed");
             }
         });
     }
+    Ok(())
 }
 
-/// Holds a short body, so that it can be sent twice. `None`: it is too long or broke off.
-async fn hold(request: &mut Request<Relay>) -> Option<Bytes> {
+/// Holds a short body, so that it can be sent twice. `None`: it is too long.
+async fn hold(request: &mut Request<Relay>) -> Result<Option<Bytes>, RequestError> {
     if request.body().is_end_stream() {
-        return Some(Bytes::new());
+        return Ok(Some(Bytes::new()));
     }
-    if request.body().size_hint().upper().is_none_or(|upper| upper > MIRROR_BODY) || request.version() > Version::HTTP_2 {
-        return None;
+    if request.body().size_hint().upper().is_none_or(|upper| upper > MIRROR_BODY) || request.version() > Version::HTTP_2
+    {
+        return Ok(None);
     }
     let body = std::mem::replace(request.body_mut(), Relay::Empty);
-    let bytes = body.collect().await.ok()?.to_bytes();
+    let collected = tokio::time::timeout(MIRROR_LIMIT, body.collect()).await.map_err(|_| RequestError::Timeout)?;
+    let bytes = collected.map_err(|_| RequestError::BadBody)?.to_bytes();
     *request.body_mut() = Relay::Full(bytes.clone());
-    Some(bytes)
+    Ok(Some(bytes))
 }

@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
+    sync::Arc,
     time::Instant,
 };
 
@@ -10,6 +11,7 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use outrigger_core::{
     Destination, Snapshot,
+    balance::{Endpoint, Picked, Unpicked},
     config::Backend,
     route::{CallerView, RequestView, hash_of},
 };
@@ -22,10 +24,7 @@ use super::{
     send::{Plan, send},
     upgrade::Upgrade,
 };
-use crate::{
-    telemetry::Direction,
-    worker::Worker,
-};
+use crate::{telemetry::Direction, worker::Worker};
 
 /// Where requests of one downstream connection come from and what they called.
 pub(crate) struct Departure {
@@ -69,6 +68,7 @@ async fn route(
     if request.method() == Method::CONNECT && upgrade.is_none() {
         return Err(RequestError::Connect);
     }
+    head::one_host(&mut request)?;
     head::strip_hop_by_hop(request.headers_mut());
     head::strip_internal(request.headers_mut());
     head::normalise_path(&mut request)?;
@@ -87,26 +87,51 @@ async fn route(
         let view = view(from, &request);
         let selected = table.select(&view, &mut || from.worker.random()).ok_or(RequestError::NoRoute)?;
         let sticky = selected.rule.stickiness.as_ref().and_then(|key| hash_of(key, &view));
-        (selected.rule.clone(), selected.prefix.map(str::to_owned), sticky)
+        (selected.rule, selected.prefix, sticky)
     };
     exchange.route = rule.name.clone();
     exchange.grpc |= rule.grpc && request.version() == Version::HTTP_2;
-    if let Some(response) = filters::before(from, &rule.filters, &mut request, prefix.as_deref(), exchange).await? {
+    if let Some(mut response) = filters::before(from, &rule.filters, &mut request, prefix, exchange).await? {
+        filters::after(&rule.filters, response.headers_mut());
         return Ok(Reply::Here(response));
     }
     let backend = rule.backend(from.worker.random(), sticky).ok_or(RequestError::BadBackend)?;
     let (destination, port) = resolve(&snapshot, backend)?;
-    if let Some(response) = filters::before(from, &backend.filters, &mut request, prefix.as_deref(), exchange).await? {
+    if let Some(response) = filters::before(from, &backend.filters, &mut request, prefix, exchange).await? {
         return Ok(Reply::Here(response));
     }
-    filters::mirror(from, &snapshot, &rule.filters, &mut request).await;
-    let plan = Plan::new(destination, port, Some(&rule), &request, exchange);
+    for filters in [&rule.filters, &backend.filters] {
+        filters::mirror(from, &snapshot, filters, &mut request).await?;
+    }
+    let plan = Plan::new(destination, port, Some(rule), &request, exchange);
     let mut reply = send(from, plan, request, upgrade, exchange).await?;
     if let Reply::Upstream { response, .. } = &mut reply {
         filters::after(&backend.filters, response.headers_mut());
         filters::after(&rule.filters, response.headers_mut());
     }
     Ok(reply)
+}
+
+impl Caller {
+    pub(crate) fn view(&self) -> CallerView<'_> {
+        CallerView { identity: self.identity.as_ref(), address: self.address }
+    }
+}
+
+impl Departure {
+    /// An endpoint of the destination, by its policy.
+    pub(crate) fn pick(
+        &self,
+        destination: &Destination,
+        hash: Option<u64>,
+        tried: &[Arc<Endpoint>],
+    ) -> Result<Picked, Unpicked> {
+        let engine = &self.worker.engine;
+        let snapshot = engine.store.load();
+        let zone = engine.zone(&snapshot);
+        let mut random = || self.worker.random();
+        destination.endpoints.pick(&destination.service.policy, hash, &mut random, Instant::now(), tried, zone)
+    }
 }
 
 /// The service that a backend names.
@@ -125,6 +150,6 @@ pub(crate) fn view<'a, B>(from: &'a Departure, request: &'a Request<B>) -> Reque
         path: request.uri().path(),
         query: request.uri().query(),
         headers: request.headers(),
-        caller: CallerView { identity: from.caller.identity.as_ref(), address: from.caller.address },
+        caller: from.caller.view(),
     }
 }

@@ -4,44 +4,50 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
+use hyper::body::Body;
 use outrigger_core::path::{normalise, split_target};
 use outrigger_wire::names::headers;
 
-use super::{error::RequestError, upgrade::Upgrade};
+use super::{Relay, error::RequestError, upgrade::Upgrade};
 
 /// Headers of one connection, not of the message (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 5] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
+fn is_hop_by_hop(name: &HeaderName, value: &HeaderValue) -> bool {
+    match name.as_str() {
+        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => true,
+        "te" => value != "trailers",
+        _ => false,
+    }
+}
 
 /// The protocol that a request wants to change to, if it does.
-pub(crate) fn upgrade_of<B>(request: &Request<B>) -> Option<HeaderValue> {
+pub(crate) fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
     let wants = request.headers().get_all(header::CONNECTION).iter().any(|value| {
         value.to_str().is_ok_and(|text| text.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
     });
-    if wants && request.version() == Version::HTTP_11 { request.headers().get(header::UPGRADE).cloned() } else { None }
+    let protocol = request.headers().get(header::UPGRADE)?;
+    // A change to HTTP/2 may be ignored (RFC 9113 section 3.1 has done away with it), and so may one that comes with a
+    // body: such a request is an ordinary one.
+    let ignored = protocol.as_bytes().starts_with(b"h2c") || !request.body().is_end_stream();
+    (wants && !ignored && request.version() == Version::HTTP_11).then(|| protocol.clone())
 }
 
 /// Takes out what belongs to one connection alone, as RFC 9110 section 7.6.1 demands.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(named) = headers.get(header::CONNECTION) {
-        let named = named.to_str().unwrap_or_default().to_owned();
-        for token in named.split(',') {
-            let token = token.trim();
-            if !token.eq_ignore_ascii_case("host") && !token.eq_ignore_ascii_case("content-length") {
-                headers.remove(token);
-            }
-        }
+    // One look at each that is there: to ask the map for each that may be costs ten times as much.
+    let found = headers.iter().filter(|(name, value)| is_hop_by_hop(name, value));
+    let mut gone: Vec<HeaderName> = found.map(|(name, _)| name.clone()).collect();
+    if gone.is_empty() {
+        return;
     }
-    for name in &HOP_BY_HOP {
+    for line in headers.get_all(header::CONNECTION) {
+        let tokens = line.to_str().unwrap_or_default().split(',').map(str::trim);
+        // What nearly every answer says names no header that is still to be found.
+        let others = tokens.filter(|token| !token.eq_ignore_ascii_case("keep-alive"));
+        let names = others.filter_map(|token| token.parse::<HeaderName>().ok());
+        gone.extend(names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH));
+    }
+    for name in gone {
         headers.remove(name);
-    }
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
-        headers.remove(header::TE);
     }
 }
 
@@ -64,6 +70,22 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> &str {
     match request.uri().authority() {
         Some(authority) => authority.as_str(),
         None => request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+    }
+}
+
+/// Makes sure that everybody reads the same host from a request (RFC 9112 section 3.2).
+pub(crate) fn one_host<B>(request: &mut Request<B>) -> Result<(), RequestError> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    match request.uri().authority() {
+        _ if hosts > 1 => Err(RequestError::BadHost),
+        Some(authority) if hosts > 0 => {
+            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| RequestError::BadHost)?;
+            request.headers_mut().insert(header::HOST, host);
+            Ok(())
+        }
+        Some(_) => Ok(()),
+        None if hosts == 1 || (hosts == 0 && request.version() == Version::HTTP_10) => Ok(()),
+        None => Err(RequestError::BadHost),
     }
 }
 
@@ -105,16 +127,21 @@ pub(crate) fn set_host<B>(request: &mut Request<B>, host: &HeaderValue) -> Resul
 }
 
 /// Gives a request the form in which an app takes it.
-pub(crate) fn for_app<B>(request: &mut Request<B>, upgrade: Option<&Upgrade>, http2: bool) -> Result<(), RequestError> {
-    let headers = request.headers_mut();
-    for name in [headers::PORT, headers::PROTO, headers::CALLER, headers::METHOD] {
-        headers.remove(name);
-    }
+pub(crate) fn for_app(
+    request: &mut Request<Relay>,
+    upgrade: Option<&Upgrade>,
+    http2: bool,
+) -> Result<(), RequestError> {
+    strip_internal(request.headers_mut());
     if http2 {
         return as_http2(request, "localhost");
     }
     if let Some(upgrade) = upgrade {
         upgrade.as_http1(request);
+    }
+    // hyper sends a body of unknown length with any method only if it is told to.
+    if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     as_http1(request)
 }

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use outrigger_core::{
     Destination,
-    balance::{Endpoint, Outcome, Picked},
+    balance::{Endpoint, Outcome, Picked, Unpicked},
     config::{Protocol, Retry, Rule},
     retry::idempotent,
 };
@@ -39,10 +39,13 @@ pub(super) struct Plan<'a> {
 
 /// How one try ended.
 enum Tried {
-    Answer(Response<Incoming>, Lease),
+    /// Its body may take until then.
+    Answer(Response<Incoming>, Lease, Option<Instant>),
     /// Not one byte was sent.
     Unsent(Request<Relay>, RequestError),
     Broken(RequestError),
+    /// The request can't be sent to anybody.
+    Refused(RequestError),
 }
 
 /// More tries of a request that was never sent, whatever its method.
@@ -67,57 +70,63 @@ pub(super) async fn send(
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     let (mut unsent, mut sent) = (0, 0);
     loop {
-        let zone = &from.worker.engine.zone;
-        let mut random = || from.worker.random();
-        let mut pick = |tried: &[_]| destination.endpoints.pick(policy, hash, &mut random, Instant::now(), tried, zone);
         // Where all have failed once, the next try may go to the same one again: its guard may have taken over.
-        let picked = pick(&tried)
-            .or_else(|| {
+        let picked = match from.pick(destination, hash, &tried) {
+            Err(Unpicked::Nobody) if !tried.is_empty() => {
                 tried.clear();
-                pick(&[])
-            })
-            .ok_or_else(|| RequestError::NoEndpoint(destination.service.name.clone()))?;
+                from.pick(destination, hash, &[])
+            }
+            picked => picked,
+        };
+        let picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
         exchange.endpoint = Some(SocketAddr::new(picked.endpoint.spec.address, plan.target_port(&picked)));
-        let mut replay = (sent < attempts).then(|| copy(&request));
+        let replay = (sent < attempts).then(|| copy(&request));
         let budget = || destination.budget.try_retry(policy.retry_budget_percent, Instant::now());
-        let tried_once = try_once(from, &plan, &picked, request, upgrade).await;
-        let failed = match tried_once {
-            Tried::Answer(response, lease) => {
-                if replay.is_none() || !plan.worth_retrying(&response) || !budget() {
-                    let failed = response.status().is_server_error();
-                    let outcome = if failed { Outcome::Failure } else { Outcome::Success };
-                    picked.record(outcome, Instant::now(), policy, &destination.endpoints);
+        let record = |outcome| picked.record(outcome, Instant::now(), policy, &destination.endpoints);
+        let again = match try_once(from, &plan, &picked, request, upgrade).await {
+            Tried::Answer(response, lease, deadline) => match replay {
+                Some(again) if plan.worth_retrying(&response) && budget() => {
+                    sent += 1;
+                    again
+                }
+                _ => {
+                    record(if response.status().is_server_error() { Outcome::Failure } else { Outcome::Success });
                     exchange.picked = Some(picked);
                     exchange.head(&response);
                     exchange.lease = Some(lease);
-                    return Ok(Reply::Upstream { response, deadline: plan.deadline });
+                    return Ok(Reply::Upstream { response, deadline });
                 }
-                sent += 1;
-                replay.take()
-            }
+            },
             Tried::Unsent(back, error) => {
                 unsent += 1;
                 if unsent > UNSENT_RETRIES || !budget() {
+                    record(Outcome::Failure);
                     return Err(error);
                 }
-                Some(back)
+                back
             }
+            Tried::Refused(error) => return Err(error),
+            // Whoever broke off its own upload says nothing about the endpoint.
+            Tried::Broken(error) if exchange.upload_broke() => return Err(error),
             Tried::Broken(error) => {
                 sent += 1;
-                if replay.is_none() || !budget() {
-                    picked.record(Outcome::Failure, Instant::now(), policy, &destination.endpoints);
-                    return Err(error);
+                // Who is slow isn't helped by being asked twice, unless the owner says so.
+                let slow = matches!(error, RequestError::Timeout) && plan.retry().is_none();
+                match replay {
+                    Some(again) if !slow && budget() => again,
+                    _ => {
+                        record(Outcome::Failure);
+                        return Err(error);
+                    }
                 }
-                replay.take()
             }
         };
-        picked.record(Outcome::Failure, Instant::now(), policy, &destination.endpoints);
-        let Some(again) = failed else { return Err(RequestError::Overload) };
+        record(Outcome::Failure);
         request = again;
         from.worker.engine.metrics.upstream(&destination.service.name).retries.inc();
-        exchange.sent.set(0);
+        exchange.set_sent(0);
         tried.push(picked.endpoint.clone());
-        plan.back_off(sent).await?;
+        plan.back_off(sent, from.worker.random()).await?;
     }
 }
 
@@ -144,11 +153,12 @@ async fn try_once(
     };
     let (target, http2) = match prepared {
         Ok(prepared) => prepared,
-        Err(error) => return Tried::Broken(error),
+        Err(error) => return Tried::Refused(error),
     };
     let connect = plan.destination.service.policy.connect_timeout;
     let sending = from.worker.pool.send(target, http2, request, connect);
-    let sent = match plan.try_deadline(Instant::now()) {
+    let deadline = plan.try_deadline(Instant::now());
+    let sent = match deadline {
         Some(at) => match tokio::time::timeout_at(at.into(), sending).await {
             Ok(sent) => sent,
             Err(_) => return Tried::Broken(RequestError::Timeout),
@@ -156,7 +166,14 @@ async fn try_once(
         None => sending.await,
     };
     match sent {
-        Ok((response, lease)) => Tried::Answer(response, lease),
+        Ok((mut response, lease)) => {
+            match target.via {
+                Via::Plain => _ = response.headers_mut().remove(UNSENT),
+                Via::Mesh(_) | Via::Deliver(..) if upgrade.is_some() => Upgrade::restore(&mut response),
+                Via::Mesh(_) | Via::Deliver(..) => {}
+            }
+            Tried::Answer(response, lease, deadline)
+        }
         Err(Failed { error, request: Some(request) }) => Tried::Unsent(request, error.into()),
         Err(Failed { error, request: None }) => Tried::Broken(error.into()),
     }
@@ -187,6 +204,8 @@ fn for_mesh(
             None => HeaderValue::from_static("-"),
         };
         headers.insert(headers::CALLER, caller);
+        let address = HeaderValue::from_str(&from.caller.address.to_string()).map_err(|_| RequestError::NotFromMesh)?;
+        headers.insert(headers::CALLER_ADDRESS, address);
     }
     Ok(())
 }
@@ -196,6 +215,7 @@ pub(super) async fn for_mirror(
     from: &Departure,
     picked: &Picked,
     endpoint: SocketAddr,
+    connect: Duration,
     mut request: Request<Relay>,
 ) -> Result<(), RequestError> {
     let spec = &picked.endpoint.spec;
@@ -211,7 +231,7 @@ pub(super) async fn for_mirror(
             (Target { address: endpoint, via: Via::Plain }, http2)
         }
     };
-    let sent = from.worker.pool.send(target, http2, request, Duration::from_secs(1)).await;
+    let sent = from.worker.pool.send(target, http2, request, connect).await;
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
@@ -231,6 +251,12 @@ fn copy(request: &Request<Relay>) -> Request<Relay> {
     again
 }
 
+/// The pause after `sent` tries: doubled with each, and up to half more, so that callers don't come back all at once.
+fn back_off(base: Duration, sent: u32, random: u32) -> Duration {
+    let pause = base.saturating_mul(1 << sent.saturating_sub(1).min(6)).min(BACK_OFF_MAX.max(base));
+    pause + pause / 512 * (random % 256)
+}
+
 impl<'a> Plan<'a> {
     pub(super) fn new(
         destination: &'a Destination,
@@ -241,6 +267,7 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let policy = &destination.service.policy;
         let limit = rule.and_then(|rule| rule.request_timeout).or(policy.request_timeout);
+        let limit = limit.filter(|limit| !limit.is_zero());
         let retry = rule.and_then(|rule| rule.retry.as_ref()).or(policy.retry.as_ref());
         let repeatable = request.body().is_end_stream()
             && (idempotent(request.method()) || retry.is_some_and(|retry| retry.non_idempotent));
@@ -278,9 +305,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Waits before the next try, if the owner wants that, but never past the deadline.
-    async fn back_off(&self, sent: u32) -> Result<(), RequestError> {
-        let base = self.retry().map_or(Duration::ZERO, |retry| retry.backoff);
-        let pause = base.saturating_mul(1 << sent.saturating_sub(1).min(6)).min(BACK_OFF_MAX);
+    async fn back_off(&self, sent: u32, random: u32) -> Result<(), RequestError> {
+        let pause = back_off(self.retry().map_or(Duration::ZERO, |retry| retry.backoff), sent, random);
         if self.deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
             return Err(RequestError::Timeout);
         }
@@ -288,5 +314,28 @@ impl<'a> Plan<'a> {
             tokio::time::sleep(pause).await;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_with_jitter_and_end_somewhere() {
+        let ms = Duration::from_millis;
+        for (base, sent, random, pause) in [
+            (0, 1, 255, 0),
+            (512, 1, 0, 512),
+            (512, 1, 255, 767),
+            (256, 2, 0, 512),
+            (256, 3, 256, 1000),
+            (100, u32::MAX, 0, 1000),
+            // The owner's own is the least, whatever our most.
+            (2048, 1, 0, 2048),
+            (2048, 9, 0, 2048),
+        ] {
+            assert_eq!(back_off(ms(base), sent, random), ms(pause), "{base} {sent} {random}");
+        }
     }
 }

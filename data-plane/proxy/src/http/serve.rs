@@ -34,16 +34,20 @@ const WINDOW: u32 = 1 << 20;
 /// back. GOAWAY costs no request (RFC 9113 section 6.8).
 const STAND_IN: Duration = Duration::from_secs(10);
 
+/// Everybody else's peers prove anew who they are after so long.
+const SESSION: Duration = Duration::from_secs(3600);
+
 async fn grown_old(worker: &Worker) {
-    match worker.engine.role {
-        // Up to a quarter longer, so that peers don't come back all at once.
-        Role::Shared => tokio::time::sleep(STAND_IN + STAND_IN / 4 * (worker.random() % 256) / 256).await,
-        Role::Sidecar => std::future::pending().await,
-    }
+    let age = match worker.engine.role {
+        Role::Shared => STAND_IN,
+        Role::Sidecar => SESSION,
+    };
+    // Up to a quarter longer, so that peers don't come back all at once.
+    tokio::time::sleep(age + age / 4 * (worker.random() % 256) / 256).await;
 }
 
-/// Serves HTTP/1.1 until the peer or a drain ends it.
-pub(crate) async fn serve_http1<S, H, F>(worker: &Worker, stream: S, handle: H)
+/// Serves HTTP/1.1 until the peer or a drain ends it. `idle` is how long the next request may take to come.
+pub(crate) async fn serve_http1<S, H, F>(worker: &Worker, stream: S, idle: Duration, handle: H)
 where
     S: Io,
     H: Fn(Request<Incoming>) -> F,
@@ -56,18 +60,18 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.request_head)
-        .max_headers(limits.headers)
+        .header_read_timeout(idle)
+        // Of headers hyper takes 100; to say so ourselves would cost more than a request's routing.
         .max_buf_size((limits.header_bytes as usize).max(16 * 1024))
-        .half_close(true)
+        // A caller that has gone cancels its request.
+        .half_close(false)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let mut drain = worker.drain.clone();
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = drain.wait_for(|on| *on) => {
+        () = worker.drain.raised() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -103,10 +107,9 @@ where
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    let mut drain = worker.drain.clone();
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = drain.wait_for(|on| *on) => {
+        () = worker.drain.raised() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

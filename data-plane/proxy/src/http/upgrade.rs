@@ -23,6 +23,10 @@ pub(crate) struct Upgrade {
     extended: bool,
 }
 
+/// Marks an answer by which an app declined to change the protocol.
+#[derive(Clone)]
+struct Declined;
+
 impl Upgrade {
     /// Looks whether this request is one.
     pub(crate) fn take(request: &mut Request<Incoming>) -> Option<Self> {
@@ -44,8 +48,27 @@ impl Upgrade {
     /// Whether the far end changes to the protocol.
     pub(crate) fn agreed(response: &Response<Incoming>) -> bool {
         match response.version() {
-            Version::HTTP_2 => response.status() == StatusCode::OK,
+            Version::HTTP_2 => response.status() == StatusCode::OK && response.extensions().get::<Declined>().is_none(),
             _ => response.status() == StatusCode::SWITCHING_PROTOCOLS,
+        }
+    }
+
+    /// An app may answer an Upgrade without changing the protocol. As the answer to a CONNECT a 2xx would mean that it
+    /// has, so its status travels in a header.
+    pub(crate) fn decline<B>(&self, response: &mut Response<B>) {
+        if self.extended && response.status().is_success() {
+            let status = HeaderValue::from(response.status().as_u16());
+            response.headers_mut().insert(headers::STATUS, status);
+            *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        }
+    }
+
+    /// Takes back what [`decline`](Self::decline) made of a status.
+    pub(crate) fn restore<B>(response: &mut Response<B>) {
+        let status = response.headers_mut().remove(headers::STATUS);
+        if let Some(status) = status.and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok()) {
+            *response.status_mut() = status;
+            response.extensions_mut().insert(Declined);
         }
     }
 
@@ -82,17 +105,20 @@ impl Upgrade {
             answer.headers_mut().insert(header::UPGRADE, self.protocol);
         }
         let downstream = self.downstream;
+        // The connection's own task ends with the HTTP on it; a drain must wait for this one.
+        let admitted = exchange.worker.engine.active.admit(usize::MAX);
         tokio::task::spawn_local(async move {
             let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else {
                 return exchange.broken("upgrade_failed");
             };
             match pump(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream)).await {
                 Ok(carried) => {
-                    exchange.sent.set(carried.sent);
+                    exchange.set_sent(carried.sent);
                     exchange.received = carried.received;
                 }
                 Err(_) => exchange.broken("upstream_reset"),
             }
+            drop(admitted);
         });
         answer
     }

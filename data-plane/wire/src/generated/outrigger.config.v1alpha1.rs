@@ -129,8 +129,9 @@ pub struct RouteRule {
     #[prost(message, repeated, tag = "3")]
     pub backends: ::prost::alloc::vec::Vec<Backend>,
     /// From the first byte of the request to the last byte of the answer, all tries together.
-    #[prost(uint64, tag = "4")]
-    pub request_timeout_ms: u64,
+    /// Unset: as the backend's traffic policy says. 0: no limit.
+    #[prost(uint64, optional, tag = "4")]
+    pub request_timeout_ms: ::core::option::Option<u64>,
     /// One try.
     #[prost(uint64, tag = "5")]
     pub backend_timeout_ms: u64,
@@ -304,16 +305,13 @@ pub struct TrafficPolicy {
     /// What is hashed, for BALANCER_CONSISTENT_HASH.
     #[prost(message, optional, tag = "2")]
     pub hash_on: ::core::option::Option<Stickiness>,
+    /// Requests, or connections where requests can't be seen, in flight from one proxy at once; 0 is no limit.
     #[prost(uint32, tag = "3")]
     pub max_connections: u32,
-    #[prost(uint32, tag = "4")]
-    pub max_pending_requests: u32,
     #[prost(uint64, tag = "5")]
     pub connect_timeout_ms: u64,
     #[prost(uint64, tag = "6")]
     pub request_timeout_ms: u64,
-    #[prost(uint64, tag = "7")]
-    pub idle_timeout_ms: u64,
     #[prost(message, optional, tag = "8")]
     pub ejection: ::core::option::Option<Ejection>,
     /// Retries at most, in percent of the requests of the last ten seconds; 0 is the default of 20.
@@ -485,6 +483,9 @@ pub struct Inbound {
     pub acting_identities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "9")]
     pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where it runs; its proxies prefer endpoints of this zone. "" if unknown.
+    #[prost(string, tag = "10")]
+    pub zone: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Inbound`.
 pub mod inbound {

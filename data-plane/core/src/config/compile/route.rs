@@ -60,9 +60,9 @@ fn rule(message: wire::RouteRule) -> Checked<Rule> {
         filters: filters(message.filters)?,
         backends,
         total_weight: total_weight.ok_or_else(|| problem("backends.weight", "together exceed 4294967295"))?,
-        request_timeout: duration(message.request_timeout_ms),
+        request_timeout: message.request_timeout_ms.map(Duration::from_millis),
         backend_timeout: duration(message.backend_timeout_ms),
-        retry: message.retry.map(retry).transpose()?.flatten(),
+        retry: message.retry.map(retry).transpose()?,
         grpc: message.grpc,
         stickiness: message.stickiness.map(hash_key).transpose()?,
     })

@@ -65,7 +65,6 @@ fn defaults() {
     let policy = Service::compile(message()).unwrap().policy;
     assert_eq!(policy.balancer, Balancer::LeastRequest);
     assert_eq!(policy.connect_timeout, Duration::from_secs(5));
-    assert_eq!(policy.idle_timeout, Duration::from_secs(3600));
     assert_eq!((policy.request_timeout, policy.max_connections), (None, None));
     assert_eq!(policy.retry_budget_percent, 20);
     assert!(policy.retry.is_none());
@@ -304,6 +303,22 @@ fn filters_by_when_they_act() {
     assert!(filters.request_headers[0].set.is_empty() && filters.response_headers[0].set.len() == 1);
     let fault = filters.fault.as_ref().unwrap();
     assert_eq!((fault.delay, fault.delay_share_ppm, fault.abort_share_ppm), (Duration::from_millis(5), 10, 20));
+}
+
+#[test]
+fn none_is_not_the_default() {
+    let off = wire::Retry::default();
+    let rule = wire::RouteRule { retry: Some(off.clone()), request_timeout_ms: Some(0), ..wire::RouteRule::default() };
+    let policy = wire::TrafficPolicy { retry: Some(off), ..wire::TrafficPolicy::default() };
+    let service = wire::Service { traffic_policy: Some(policy), ..with_rule(rule) };
+    let service = Service::compile(service).unwrap();
+    let rule = &service.tables[0].rules[0];
+    assert_eq!(rule.request_timeout, Some(Duration::ZERO), "the policy's doesn't apply");
+    for retry in [&rule.retry, &service.policy.retry] {
+        assert_eq!(retry.as_ref().unwrap().attempts, 0);
+    }
+    let unset = Service::compile(with_rule(wire::RouteRule::default())).unwrap();
+    assert!(unset.tables[0].rules[0].request_timeout.is_none() && unset.tables[0].rules[0].retry.is_none());
 }
 
 #[test]

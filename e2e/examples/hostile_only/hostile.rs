@@ -1,0 +1,1 @@
+../../src/cases/hostile.rs

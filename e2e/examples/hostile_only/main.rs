@@ -1,0 +1,47 @@
+//! The end-to-end tests: real proxies and a real controller, pods as network namespaces, real redirection.
+//! Runs every case in turn, in one isolated machine; a case that can't run here fails.
+//!
+//! `outrigger-e2e [FILTER]` runs the cases whose names contain FILTER.
+
+mod hostile;
+
+use std::{process::ExitCode, time::Instant};
+
+use outrigger_testbed::machine::{self, Machine};
+
+/// One test. It starts the mesh it needs and leaves nothing behind.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    run: fn(&Machine) -> anyhow::Result<()>,
+}
+
+fn main() -> ExitCode {
+    let machine = match machine::enter() {
+        Ok(machine) => machine,
+        Err(error) => {
+            eprintln!("{error:#}");
+            println!("e2e result: 0 passed, 1 failed, 0 skipped");
+            return ExitCode::FAILURE;
+        }
+    };
+    let filter = std::env::args().nth(1).unwrap_or_default();
+    let chosen: Vec<_> = hostile::CASES.to_vec().into_iter().filter(|case| case.name.contains(&filter)).collect();
+    let mut failed = Vec::new();
+    for (index, case) in chosen.iter().enumerate() {
+        let started = Instant::now();
+        println!("[{}/{}] {} ...", index + 1, chosen.len(), case.name);
+        match (case.run)(&machine) {
+            Ok(()) => println!("        ok ({:.1} s)", started.elapsed().as_secs_f64()),
+            Err(error) => {
+                println!("        FAILED: {error:#}");
+                failed.push(case.name);
+            }
+        }
+    }
+    for name in &failed {
+        println!("failed: {name}");
+    }
+    println!("e2e result: {} passed, {} failed, 0 skipped", chosen.len() - failed.len(), failed.len());
+    if failed.is_empty() && !chosen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,95 @@
+//! How soon a changed route shows, and that nothing else does.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use outrigger_testbed::{Machine, Mesh, now_us, samples::quantile_of};
+
+use super::{Seen, answered_by, flawless, load, mesh, probe_until, route};
+
+const TURNS: usize = 200;
+/// The limit of a test. How fast it is, the demo measures and shows.
+const SANE: Duration = Duration::from_secs(1);
+
+struct Turn {
+    version: &'static str,
+    written: u64,
+    /// When the next one was written.
+    end: u64,
+}
+
+/// The effect of a change is the first answer of the new version, as a prober beside the app sees it, less the instant
+/// of the file's writing. Thereafter no old version may answer.
+pub(super) fn changes(machine: &Machine) -> Result<()> {
+    let mesh = mesh(machine)?;
+    mesh.write("route.yaml", &route("v1"))?;
+    let ended = AtomicBool::new(false);
+    let (turns, seen) = thread::scope(|scope| {
+        let prober = scope.spawn(|| probe_until(&mesh, || ended.load(Relaxed)));
+        let turns = turn(&mesh);
+        ended.store(true, Relaxed);
+        let seen = prober.join().map_err(|_| anyhow!("the prober panicked"))?;
+        anyhow::Ok((turns?, seen.context("the prober")?))
+    })?;
+    let mut effects = Vec::new();
+    let mut wrong = Vec::new();
+    // The first turn shows that the route is there at all.
+    for turn in &turns[1..] {
+        let within: Vec<_> = seen.iter().filter(|seen| (turn.written..turn.end).contains(&seen.sent)).collect();
+        let first = within.iter().position(|seen| seen.version == turn.version);
+        let Some(first) = first else {
+            wrong.push(format!("no answer of {} in {} µs", turn.version, turn.end - turn.written));
+            continue;
+        };
+        effects.push(within[first].done - turn.written);
+        wrong.extend(stale(&within[first..], turn));
+    }
+    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|at| quantile_of(effects.iter().copied(), at).unwrap_or_default());
+    println!("        {} changes, {} probes: in effect after p50 {p50:?}, p99 {p99:?}, max {max:?}", effects.len(), seen.len());
+    ensure!(wrong.is_empty(), "{} wrong answers, such as {:?}", wrong.len(), wrong[0]);
+    ensure!(effects.len() == TURNS && max < SANE, "{} effects, the last after {max:?}", effects.len());
+    Ok(())
+}
+
+/// Turns the route every 40 ms, or as slow as the machine is: longer than any effect is expected to take.
+fn turn(mesh: &Mesh) -> Result<Vec<Turn>> {
+    let mut turns: Vec<Turn> = Vec::new();
+    for number in 0..=TURNS {
+        let version = if number % 2 == 0 { "v2" } else { "v1" };
+        let written = mesh.write("route.yaml", &route(version))?;
+        if let Some(last) = turns.last_mut() {
+            last.end = written;
+        }
+        turns.push(Turn { version, written, end: u64::MAX });
+        // The rhythm of the changes, not a wait for anything.
+        thread::sleep(Duration::from_millis(if number == 0 { 500 } else { 40 }));
+    }
+    if let Some(last) = turns.last_mut() {
+        last.end = now_us();
+    }
+    Ok(turns)
+}
+
+fn stale(after: &[&Seen], turn: &Turn) -> Vec<String> {
+    let old = after.iter().filter(|seen| seen.version != turn.version);
+    old.map(|seen| format!("{} answered {} µs after the change to {}", seen.version, seen.sent - turn.written, turn.version))
+        .collect()
+}
+
+/// 200 moves from one service to another under load.
+pub(super) fn moves(machine: &Machine) -> Result<()> {
+    let mesh = mesh(machine)?;
+    mesh.write("route.yaml", &route("v1"))?;
+    let (kept, new) = (load(&mesh, 300, true, 5)?, load(&mesh, 200, false, 5)?);
+    for number in 0..TURNS {
+        let version = if number % 2 == 0 { "v2" } else { "v1" };
+        let written = mesh.write("route.yaml", &route(version))?;
+        answered_by(&kept, version, written)?;
+    }
+    flawless(&kept.finish()?).context("kept connections")?;
+    flawless(&new.finish()?).context("new connections")
+}
