@@ -101,7 +101,8 @@ pub enum OnSidecarFailure {
     Fallback,
     /// Connections are closed.
     Closed,
-    /// Traffic goes on without any proxy: no mTLS, no policy.
+    /// Traffic goes on without any proxy: no mTLS, no policy. What comes in by mTLS needs one: a shared proxy carries it.
+    /// Plaintext that comes in is closed where the mesh is Strict.
     Direct,
 }
 
@@ -111,6 +112,7 @@ pub enum OnFallbackFailure {
     /// Connections are closed.
     #[default]
     Closed,
-    /// Traffic goes on without any proxy: no mTLS, no policy.
+    /// Traffic goes on without any proxy: no mTLS, no policy. What comes in by mTLS needs one and is closed, and so is
+    /// plaintext that comes in where the mesh is Strict.
     Direct,
 }

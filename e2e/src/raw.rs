@@ -213,7 +213,13 @@ impl Message {
     }
 
     pub(crate) fn expect(self, status: u16) -> Result<Self> {
-        ensure!(self.status() == Some(status), "{} instead of {status}: {:?} {:?}", self.first, self.headers, self.text());
+        ensure!(
+            self.status() == Some(status),
+            "{} instead of {status}: {:?} {:?}",
+            self.first,
+            self.headers,
+            self.text()
+        );
         Ok(self)
     }
 }
@@ -232,8 +238,10 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
 
 /// Runs every check, and fails with the names of all that failed.
 pub(crate) fn every(checks: Vec<(String, Result<()>)>) -> Result<()> {
-    let failed: Vec<_> =
-        checks.into_iter().filter_map(|(name, result)| result.err().map(|error| format!("\n  {name}: {error:#}"))).collect();
+    let failed: Vec<_> = checks
+        .into_iter()
+        .filter_map(|(name, result)| result.err().map(|error| format!("\n  {name}: {error:#}")))
+        .collect();
     ensure!(failed.is_empty(), "{}", failed.concat());
     Ok(())
 }

@@ -29,9 +29,8 @@ fn mesh(machine: &Machine) -> Result<Mesh> {
         PodSpec::new("test/server"),
         PodSpec::new("test/plain").proxies(Proxies::None),
     ];
-    let ports: String = [HTTP1, HTTP2, ECHO, GREETER]
-        .map(|port| format!("  - name: p{port}\n    port: {port}\n"))
-        .concat();
+    let ports: String =
+        [HTTP1, HTTP2, ECHO, GREETER].map(|port| format!("  - name: p{port}\n    port: {port}\n")).concat();
     let service = |name: &str, number: u8| {
         format!(
             "---\napiVersion: v1\nkind: Service\nmetadata:\n  namespace: test\n  name: {name}\nspec:\n\

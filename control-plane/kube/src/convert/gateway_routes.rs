@@ -1,8 +1,8 @@
 //! HTTPRoute, GRPCRoute and ReferenceGrant.
 
 use outrigger_crds::gateway::{
-    GATEWAY_GROUP, GrpcFilterType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpRetry, HttpRoute, HttpRouteMatch, HttpRouteRule,
-    MatchType, ParentRef, PathMatch, ReferenceGrant,
+    GATEWAY_GROUP, GrpcFilterType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpRetry, HttpRoute, HttpRouteMatch,
+    HttpRouteRule, MatchType, ParentRef, PathMatch, ReferenceGrant,
 };
 use outrigger_model::{
     Finding,
@@ -82,7 +82,7 @@ fn parents(refs: &[ParentRef], own: &str, services: &[Service], report: &mut Rep
 fn hostnames(hostnames: &[String], parents: &[RouteParent], report: &mut Report<'_>) {
     if !hostnames.is_empty() && !parents.is_empty() {
         let message = "hostnames have no effect on routes of Services".to_owned();
-        report.add("spec.hostnames", message, "remove them, or match the header Host");
+        report.add("spec.hostnames", message, "remove them");
     }
 }
 

@@ -310,7 +310,7 @@ fn no_more_in_flight_than_the_maximum() {
         let mut bench = Bench::new(balancer, specs(3));
         let before_it_was_set = bench.pick();
         bench.policy.max_connections = Some(2);
-        let mut pick = |bench: &Bench| bench.set.pick(&bench.policy, Some(1), &mut || 0, bench.now, &[], "").map(drop);
+        let pick = |bench: &Bench| bench.set.pick(&bench.policy, Some(1), &mut || 0, bench.now, &[], "").map(drop);
         let held = [bench.pick(), bench.pick()];
         assert_eq!(pick(&bench), Err(Unpicked::Overload), "{balancer:?}");
         // What is in flight stays in flight, even if its endpoint is gone.

@@ -1,11 +1,16 @@
 //! Serving one downstream connection with hyper, with bounds on everything a peer can grow.
 
-use std::{convert::Infallible, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    rt::Executor,
+    rt::{Executor, Sleep, Timer},
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -25,6 +30,25 @@ where
 {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
+    }
+}
+
+/// hyper knows one limit for silence between requests and for a head that has begun. The first head has begun when it
+/// comes here, so its limit is shorter.
+struct HeadTimer {
+    first: Duration,
+    begun: AtomicBool,
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        let begun = self.begun.swap(true, Ordering::Relaxed);
+        let deadline = if begun { deadline } else { deadline.min(self.now() + self.first) };
+        TokioTimer::new().sleep_until(deadline)
     }
 }
 
@@ -59,7 +83,7 @@ where
         async { Ok::<_, Infallible>(answered.await) }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer { first: limits.request_head, begun: AtomicBool::new(false) })
         .header_read_timeout(idle)
         // Of headers hyper takes 100; to say so ourselves would cost more than a request's routing.
         .max_buf_size((limits.header_bytes as usize).max(16 * 1024))

@@ -155,7 +155,8 @@ fn cpu_ns(pids: &[u32]) -> Result<u64> {
 /// Children that we have waited for: the load generators. In clock ticks of 10 ms.
 fn children_ns() -> Result<u64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<u64> = stat.rsplit(") ").next().unwrap_or_default().split(' ').filter_map(|it| it.parse().ok()).collect();
+    let fields: Vec<u64> =
+        stat.rsplit(") ").next().unwrap_or_default().split(' ').filter_map(|it| it.parse().ok()).collect();
     // Numbers after the state: cutime and cstime are the 13th and the 14th of them (proc_pid_stat(5)).
     Ok(fields.iter().skip(12).take(2).sum::<u64>() * 10_000_000)
 }

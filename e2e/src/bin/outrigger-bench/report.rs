@@ -41,7 +41,10 @@ pub(crate) fn text(
         )?;
     }
     writeln!(out, "\n### One connection, everything on one CPU\n")?;
-    writeln!(out, "| | p50 µs | added p50 | added p50 × nginx | p99 µs | added p99 | µs CPU per request | others' CPU |")?;
+    writeln!(
+        out,
+        "| | p50 µs | added p50 | added p50 × nginx | p99 µs | added p99 | µs CPU per request | others' CPU |"
+    )?;
     writeln!(out, "|---|---|---|---|---|---|---|---|")?;
     for (index, subject) in serial.subjects.iter().enumerate() {
         let added = |of: fn(&Run) -> f64| serial.each(move |round| of(&round[index]) - of(&round[0]));
@@ -63,7 +66,10 @@ pub(crate) fn text(
         )?;
     }
     writeln!(out, "\n### Memory, MB\n")?;
-    writeln!(out, "| | RSS idle | PSS idle | anonymous | private dirty | RSS after the load above |\n|---|---|---|---|---|---|")?;
+    writeln!(
+        out,
+        "| | RSS idle | PSS idle | anonymous | private dirty | RSS after the load above |\n|---|---|---|---|---|---|"
+    )?;
     for ((name, at_rest), (_, after)) in idle.iter().zip(loaded) {
         let mb = |kb: u64| kb as f64 / 1024.0;
         let Memory { rss, pss, anonymous, private_dirty } = *at_rest;
@@ -102,7 +108,8 @@ fn machine(args: &Args) -> Result<String> {
         Ok(String::from_utf8_lossy(&text).trim().lines().next().unwrap_or_default().trim().to_owned())
     };
     let info = fs::read_to_string("/proc/cpuinfo")?;
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |it| it.1);
+    let model =
+        info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |it| it.1);
     let cpus = info.lines().filter(|line| line.starts_with("processor")).count();
     Ok(format!(
         "Measured {} on {cpus} × {model} (a virtual machine if the model says no more), Linux {}, {}, wrk {}; \

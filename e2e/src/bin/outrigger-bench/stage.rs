@@ -69,7 +69,8 @@ impl Stage {
 
     fn start_hops(&mut self) -> Result<()> {
         let backend = self.pod(PLAIN)?.address();
-        let upstream = format!("upstream app {{ server {backend}:8080; keepalive 64; keepalive_requests 1000000000; }}");
+        let upstream =
+            format!("upstream app {{ server {backend}:8080; keepalive 64; keepalive_requests 1000000000; }}");
         let location = "proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
                         proxy_set_header Host $host; proxy_set_header X-Request-ID $request_id;";
         for name in [HOP, CAPTURED] {

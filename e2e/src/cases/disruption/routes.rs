@@ -49,7 +49,11 @@ pub(super) fn changes(machine: &Machine) -> Result<()> {
         wrong.extend(stale(&within[first..], turn));
     }
     let [p50, p99, max] = [0.5, 0.99, 1.0].map(|at| quantile_of(effects.iter().copied(), at).unwrap_or_default());
-    println!("        {} changes, {} probes: in effect after p50 {p50:?}, p99 {p99:?}, max {max:?}", effects.len(), seen.len());
+    println!(
+        "        {} changes, {} probes: in effect after p50 {p50:?}, p99 {p99:?}, max {max:?}",
+        effects.len(),
+        seen.len()
+    );
     ensure!(wrong.is_empty(), "{} wrong answers, such as {:?}", wrong.len(), wrong[0]);
     ensure!(effects.len() == TURNS && max < SANE, "{} effects, the last after {max:?}", effects.len());
     Ok(())
@@ -76,8 +80,10 @@ fn turn(mesh: &Mesh) -> Result<Vec<Turn>> {
 
 fn stale(after: &[&Seen], turn: &Turn) -> Vec<String> {
     let old = after.iter().filter(|seen| seen.version != turn.version);
-    old.map(|seen| format!("{} answered {} µs after the change to {}", seen.version, seen.sent - turn.written, turn.version))
-        .collect()
+    old.map(|seen| {
+        format!("{} answered {} µs after the change to {}", seen.version, seen.sent - turn.written, turn.version)
+    })
+    .collect()
 }
 
 /// 200 moves from one service to another under load.

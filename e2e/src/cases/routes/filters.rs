@@ -26,7 +26,10 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
         ("rewrite and headers".to_owned(), rewrite(&mesh)),
         ("redirect".to_owned(), redirect(&mesh)),
         ("mirror".to_owned(), mirror(&mesh, &seen)),
-        ("fault: abort".to_owned(), ask(&mesh, CALLER, SHOP, "GET /abort", "").and_then(|it| it.expect(418)).map(|_| ())),
+        (
+            "fault: abort".to_owned(),
+            ask(&mesh, CALLER, SHOP, "GET /abort", "").and_then(|it| it.expect(418)).map(|_| ()),
+        ),
         ("fault: delay".to_owned(), delay(&mesh)),
         ("direct response".to_owned(), direct(&mesh)),
         ("cookie and caller".to_owned(), mine(&mesh)),

@@ -33,8 +33,14 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
 ];
 
 /// Requests that no backend answers, and the status that they get.
-const NOT_ANSWERED: &[(&str, u16)] =
-    &[("GET /apis", 404), ("GET /item/a", 404), ("GET /item/42/x", 404), ("GET /", 404), ("GET /nowhere", 500), ("GET /zero", 500)];
+const NOT_ANSWERED: &[(&str, u16)] = &[
+    ("GET /apis", 404),
+    ("GET /item/a", 404),
+    ("GET /item/42/x", 404),
+    ("GET /", 404),
+    ("GET /nowhere", 500),
+    ("GET /zero", 500),
+];
 
 pub(super) fn run(machine: &Machine) -> Result<()> {
     let mesh = mesh(machine, &[("matches.yaml", ROUTES)])?;
@@ -100,7 +106,11 @@ fn grpc(mesh: &Mesh) -> Result<()> {
     spec.headers.insert("x-gone", http::HeaderValue::from_static("yes"));
     // An invalid backend: a status of gRPC's own, not of HTTP's.
     let samples = twenty(mesh, &spec)?;
-    ensure!(samples.by_outcome().keys().all(|outcome| matches!(outcome, Outcome::Grpc(13 | 14))), "{:?}", samples.by_outcome());
+    ensure!(
+        samples.by_outcome().keys().all(|outcome| matches!(outcome, Outcome::Grpc(13 | 14))),
+        "{:?}",
+        samples.by_outcome()
+    );
     Ok(())
 }
 

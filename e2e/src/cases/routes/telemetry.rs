@@ -77,7 +77,9 @@ fn bounded(mesh: &Mesh) -> Result<()> {
     let (caller, server) = (mesh.pod(CALLER)?, mesh.pod("shop/catalog-v1")?);
     let mut wire = Wire::open(caller, address(SHOP)?)?;
     let mut one = |turn: usize| -> Result<()> {
-        wire.send(format!("GET /path/{turn}?q={turn} HTTP/1.1\r\nhost: host-{turn}.example\r\nuser-agent: a{turn}\r\n\r\n"))?;
+        wire.send(format!(
+            "GET /path/{turn}?q={turn} HTTP/1.1\r\nhost: host-{turn}.example\r\nuser-agent: a{turn}\r\n\r\n"
+        ))?;
         wire.message()?.expect(200).map(|_| ())
     };
     // Both endpoints answer some of these, so that all series are there.

@@ -31,11 +31,11 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
     };
     let retried = || -> Result<()> {
         for (line, body, want) in [
-            ("GET /flaky/2", "", (Some(200), 3)),
-            ("DELETE /flaky/1", "", (Some(200), 2)),
-            ("GET /flaky/9", "", (Some(503), 4)),
-            ("POST /flaky/1", "", (Some(503), 1)),
-            ("POST /flaky/1", "body", (Some(503), 1)),
+            ("GET /flaky/2/a", "", (Some(200), 3)),
+            ("DELETE /flaky/1/b", "", (Some(200), 2)),
+            ("GET /flaky/9/c", "", (Some(503), 4)),
+            ("POST /flaky/1/d", "", (Some(503), 1)),
+            ("POST /flaky/1/e", "body", (Some(503), 1)),
         ] {
             let found = tried(line, body)?;
             ensure!(found == want, "{line} {body:?}: {found:?} instead of {want:?}");
@@ -45,24 +45,29 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
     every(vec![
         ("request timeout".to_owned(), timed_out(&mesh, "request")),
         ("backendRequest timeout".to_owned(), timed_out(&mesh, "backend")),
-        ("in time".to_owned(), ask(&mesh, CALLER, SHOP, "GET /slow?ms=20", "x-limit: request\r\n").and_then(|it| version(&it).map(|_| ()))),
+        (
+            "in time".to_owned(),
+            ask(&mesh, CALLER, SHOP, "GET /slow?ms=20", "x-limit: request\r\n").and_then(|it| version(&it).map(|_| ())),
+        ),
         ("retries".to_owned(), retried()),
     ])
 }
 
-/// `/flaky/N` fails N times in a row, then answers, and begins anew.
+/// `/flaky/N/NAME` fails N times in a row, then answers.
 fn flaky(stream: TcpStream, asked: &AtomicUsize) -> Result<()> {
     let mut wire = Wire::of(stream)?;
-    let mut failed = 0;
+    let (mut failed, mut last) = (0, String::new());
     loop {
         let request = wire.message()?;
+        if request.first != last {
+            (failed, last) = (0, request.first.clone());
+        }
         asked.fetch_add(1, Relaxed);
         let times: usize = request.first.split(['/', ' ']).nth(3).unwrap_or_default().parse()?;
         if failed < times {
             failed += 1;
             wire.send("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")?;
         } else {
-            failed = 0;
             wire.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
         }
     }
