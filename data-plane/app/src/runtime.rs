@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use outrigger_config::{Bootstrap, ClientStatus};
 use outrigger_core::Store;
 use outrigger_dataplane::{
@@ -50,7 +51,17 @@ where
     let (filter, levels) = reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
+    raise_descriptor_limit();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(mode(settings, levels))
+}
+
+/// Shells and container engines often allow 1,024 descriptors, a proxy needs two per connection; what the hard limit
+/// allows may be had by asking.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of file descriptors stays as it is");
+    }
 }
 
 impl Base {

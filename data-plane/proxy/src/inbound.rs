@@ -74,7 +74,7 @@ pub(crate) async fn serve_plain<S: Io>(
         return tcp::inbound(&at, &mut stream, port, None).await;
     }
     // An app is dialled before its caller speaks only if the caller may talk to it unseen.
-    let may_dial = declared == Protocol::Auto && at.allows_opaque(&inbound, &at.stranger(), port);
+    let may_dial = declared == Protocol::Auto && tcp::judge_opaque(&inbound, &at.stranger(), port).allowed;
     let ask = if may_dial { Protocol::Auto } else { Protocol::Http };
     let idle = worker.engine.limits.idle_stranger;
     let opening = tcp::detect(worker, &mut stream, original, ask, idle, || tcp::dial_app(&at, port)).await;

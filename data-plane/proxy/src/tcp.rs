@@ -13,7 +13,7 @@ use std::{
 use bytes::BytesMut;
 use outrigger_core::{
     Destination,
-    access::AccessRequest,
+    access::{AccessRequest, Verdict},
     balance::{Outcome, Picked, Unpicked},
     config::{HashKey, Inbound, Protocol},
     detect::{Detected, detect as look},
@@ -245,7 +245,9 @@ pub(crate) async fn inbound<S: Io>(at: &Arrival, stream: &mut S, port: u16, head
     let Some(inbound) = at.inbound() else { return };
     let (claimed, address) = header.map_or((tunnel::Caller::Peer, None), |header| (header.caller, header.address));
     let caller = at.caller(&inbound, claimed, address);
-    if !at.allows_opaque(&inbound, &caller, port) {
+    let verdict = judge_opaque(&inbound, &caller, port);
+    at.count(&verdict);
+    if !verdict.allowed {
         return at.worker.engine.log.write(Record {
             service: Some(inbound.workload.clone()),
             source: Some(SocketAddr::new(caller.address, 0)),
@@ -265,6 +267,7 @@ pub(crate) async fn inbound<S: Io>(at: &Arrival, stream: &mut S, port: u16, head
 
 /// Carries a plaintext connection in whose app has been dialled; that was asked before.
 pub(crate) async fn carry_in<S: Io>(at: &Arrival, inbound: &Inbound, stream: &mut S, dialled: Dialled) {
+    at.count(&judge_opaque(inbound, &at.stranger(), dialled.endpoint.port()));
     let names = [inbound.workload.clone(), no_name(), at.peer_name.clone()];
     pump_counted(&at.worker, Direction::Inbound, names, stream, dialled).await;
 }
@@ -276,22 +279,25 @@ pub(crate) async fn dial_app(at: &Arrival, port: u16) -> Result<Dialled, Upstrea
     Ok(Dialled::new(link, None, no_name(), SocketAddr::new(target.address.ip(), port)))
 }
 
+/// Whether this caller may talk to the port with nobody looking at its requests. Only asks: nothing is counted.
+pub(crate) fn judge_opaque<'a>(inbound: &'a Inbound, caller: &Effective, port: u16) -> Verdict<'a> {
+    if ports::is_own(port) || (inbound.strict && caller.identity.is_none()) {
+        return Verdict { allowed: false, policy: None, audits: Vec::new() };
+    }
+    let view = CallerView { identity: caller.identity.as_ref(), address: caller.address };
+    inbound.authorise(&AccessRequest { caller: view, port, http: None })
+}
+
 impl Arrival {
-    /// Whether this caller may talk to the port with nobody looking at its requests.
-    pub(crate) fn allows_opaque(&self, inbound: &Inbound, caller: &Effective, port: u16) -> bool {
-        if ports::is_own(port) || (inbound.strict && caller.identity.is_none()) {
-            return false;
-        }
-        let view = CallerView { identity: caller.identity.as_ref(), address: caller.address };
-        let asked = AccessRequest { caller: view, port, http: None };
-        let verdict = inbound.authorise(&asked);
+    /// Counts what came of a connection, once.
+    fn count(&self, verdict: &Verdict<'_>) {
+        let metrics = &self.worker.engine.metrics;
         for policy in &verdict.audits {
-            self.worker.engine.metrics.policy(policy).audited.inc();
+            metrics.policy(policy).audited.inc();
         }
         if !verdict.allowed {
-            self.worker.engine.metrics.policy(verdict.policy.unwrap_or(&no_name())).denied.inc();
+            metrics.policy(verdict.policy.unwrap_or(&no_name())).denied.inc();
         }
-        verdict.allowed
     }
 }
 

@@ -1,5 +1,5 @@
 //! Mutual TLS on the mesh port: the configurations of both ends, rebuilt whenever the certificate or the roots
-//! change. TLS 1.3 only, and no resumption: every session authorises anew.
+//! change. TLS 1.3 only. Sessions are not resumed, every one authorises anew; tunnels to shared proxies aside.
 //!
 //! Never decides what a peer may do, only who it is.
 
@@ -18,7 +18,7 @@ use rustls::{
     CipherSuite, ClientConfig, NamedGroup, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::NoServerSessionStorage,
+    server::{NoServerSessionStorage, ServerSessionMemoryCache},
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
@@ -26,7 +26,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 
 mod verify;
 
-use verify::{Roots, Verifier};
+use verify::{Roots, Verifier, still_valid};
 pub use verify::{SvidError, spiffe_id};
 
 /// The TLS configurations in force. Reading takes no lock.
@@ -46,7 +46,21 @@ struct Context {
     shared: Arc<ServerConfig>,
     /// Accepts no peer; the template of every client configuration.
     client: ClientConfig,
+    /// For tunnels to shared proxies.
+    tunnels: ArcSwapOption<Tunnels>,
 }
+
+/// How guards and sidecars call shared proxies. A pod whose sidecar is down opens one tunnel per connection, so these
+/// sessions are resumed: a third of the cost. They end with the context that they were authorised in.
+struct Tunnels {
+    peers: Vec<SpiffeId>,
+    config: Arc<ClientConfig>,
+}
+
+/// Sessions that a shared proxy remembers.
+const REMEMBERED: usize = 4096;
+/// Shared proxies whose sessions a guard remembers, a few each.
+const REMEMBERED_PEERS: usize = 32;
 
 /// Which protocols a mesh port speaks. A peer that offers none of them is refused by TLS; one that offers no ALPN at
 /// all gets a session without a protocol, which the caller must close.
@@ -70,8 +84,9 @@ enum BuildError {
 
 /// The identity that the peer of a completed handshake has proved.
 pub fn peer_identity(connection: &rustls::CommonState) -> Option<SpiffeId> {
-    // The verifier has refused every certificate for which this isn't Ok.
-    spiffe_id(connection.peer_certificates()?.first()?).ok()
+    let certificate = connection.peer_certificates()?.first()?;
+    // A resumed session has outlived the verifier's look at the clock.
+    still_valid(certificate).then(|| spiffe_id(certificate).ok()).flatten()
 }
 
 /// What a client calls its peer. Peers are known by SPIFFE ID, so the address is never checked and no SNI is sent.
@@ -114,18 +129,15 @@ impl MeshTls {
 
     /// For calling one of `peers`, and nobody else, by one protocol. `None` while there is no certificate.
     ///
-    /// Costs a few small allocations, a microsecond or so beside a handshake's 200, so nothing is cached.
+    /// Costs a few small allocations, a microsecond or so beside a handshake's 200, so nothing is cached but what makes
+    /// tunnels' sessions resumable.
     pub fn client(&self, peers: &[SpiffeId], alpn: &'static [u8]) -> Option<Arc<ClientConfig>> {
         let context = self.context.load();
         let context = context.as_ref()?;
-        let mut config = context.client.clone();
-        config.dangerous().set_certificate_verifier(Arc::new(Verifier::only(
-            context.roots.clone(),
-            &self.provider,
-            peers,
-        )));
-        config.alpn_protocols = vec![alpn.to_vec()];
-        Some(Arc::new(config))
+        if alpn == alpn::GUARD {
+            return Some(context.tunnels(&self.provider, peers));
+        }
+        Some(Arc::new(context.client(&self.provider, peers, alpn)))
     }
 
     /// Grows whenever certificate or roots have changed: sessions of an older epoch were authorised by what may no
@@ -179,7 +191,9 @@ impl Context {
             Ok(Arc::new(config))
         };
         let pod = server(&[alpn::H2, alpn::TCP, alpn::DELIVER])?;
-        let shared = server(&[alpn::GUARD])?;
+        let mut shared = ServerConfig::clone(&*server(&[alpn::GUARD])?);
+        shared.session_storage = ServerSessionMemoryCache::new(REMEMBERED);
+        shared.send_tls13_tickets = 2;
 
         let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])?
@@ -189,7 +203,30 @@ impl Context {
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
 
-        Ok(Self { svid, trust, roots, pod, shared, client })
+        Ok(Self { svid, trust, roots, pod, shared: Arc::new(shared), client, tunnels: ArcSwapOption::empty() })
+    }
+
+    fn client(&self, provider: &CryptoProvider, peers: &[SpiffeId], alpn: &[u8]) -> ClientConfig {
+        let mut config = self.client.clone();
+        let verifier = Verifier::only(self.roots.clone(), provider, peers);
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config
+    }
+
+    /// A session is resumed without looking at certificates again: only with the same configuration, so only with the
+    /// same peers.
+    fn tunnels(&self, provider: &CryptoProvider, peers: &[SpiffeId]) -> Arc<ClientConfig> {
+        if let Some(tunnels) = self.tunnels.load().as_ref()
+            && tunnels.peers == peers
+        {
+            return tunnels.config.clone();
+        }
+        let mut config = self.client(provider, peers, alpn::GUARD);
+        config.resumption = Resumption::in_memory_sessions(REMEMBERED_PEERS * 8);
+        let config = Arc::new(config);
+        self.tunnels.store(Some(Arc::new(Tunnels { peers: peers.to_vec(), config: config.clone() })));
+        config
     }
 }
 

@@ -239,7 +239,7 @@ async fn deliveries_are_taken_from_shared_proxies_alone() {
     let (shared, mut tunnels) = mesh.shared(&mut tasks, "shared").await;
     let guard = Running::start(mesh.front(&[shared], &wire::Fallback::default()), 16).await;
     let app = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let header = TcpHeader { port: app.local_addr().unwrap().port(), caller: Caller::Peer }.encode();
+    let header = TcpHeader { port: app.local_addr().unwrap().port(), caller: Caller::Peer, address: None }.encode();
     let (reached, mut calls) = mpsc::unbounded_channel();
     tasks.spawn(async move {
         loop {
@@ -259,7 +259,7 @@ async fn deliveries_are_taken_from_shared_proxies_alone() {
 
     // Back to the guard itself it goes in no case.
     let mut stream = guard.call(&mesh, "shared", alpn::DELIVER).await.unwrap();
-    let header = TcpHeader { port: guard.ports.mesh, caller: Caller::Peer }.encode();
+    let header = TcpHeader { port: guard.ports.mesh, caller: Caller::Peer, address: None }.encode();
     assert!(exchange(&mut stream, &header).await.is_err());
     assert!(tunnels.try_recv().is_err());
 }

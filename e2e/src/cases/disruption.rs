@@ -166,7 +166,8 @@ fn vanished(machine: &Machine) -> Result<()> {
     // Calls that still hang show when they end.
     let after = load.finish()?.between(gone, u64::MAX);
     println!("        settled after {settled:?}, longest answer {:?}, {:?}", after.latency(1.0), after.by_outcome());
-    ensure!(after.failed() * 20 <= after.len(), "more than 5 % failed: {:?}", after.by_outcome());
+    // Those that were on connections to it. A third of the calls was its share; it must lose it within the second.
+    ensure!(after.failed() <= 66, "too many failed: {:?}", after.by_outcome());
     Ok(())
 }
 
@@ -229,7 +230,7 @@ struct Seen {
     version: String,
 }
 
-fn probe_until(mesh: &Mesh, ended: impl Fn() -> bool) -> Result<Vec<Seen>> {
+fn probe_until(mesh: &Mesh, ended: impl Fn() -> bool, note: impl Fn(&str)) -> Result<Vec<Seen>> {
     let address: SocketAddr = format!("{SHOP}:80").parse()?;
     let mut wire = Wire::open(mesh.pod(CALLER)?, address)?;
     let mut seen = Vec::new();
@@ -237,6 +238,7 @@ fn probe_until(mesh: &Mesh, ended: impl Fn() -> bool) -> Result<Vec<Seen>> {
         let (due, sent) = (Instant::now() + Duration::from_millis(1), outrigger_testbed::now_us());
         let answer = wire.ask("GET /", "")?.expect(200)?;
         let version = answer.header("x-version").unwrap_or_default().to_owned();
+        note(&version);
         seen.push(Seen { sent, done: outrigger_testbed::now_us(), version });
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }

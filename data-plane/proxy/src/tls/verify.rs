@@ -76,6 +76,11 @@ pub fn spiffe_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, SvidError
     Ok(uri.parse()?)
 }
 
+/// Whether this is the time of the certificate.
+pub(super) fn still_valid(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.validity().is_valid())
+}
+
 // === impl Roots ===
 
 impl Roots {

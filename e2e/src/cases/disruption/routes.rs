@@ -1,13 +1,18 @@
 //! How soon a changed route shows, and that nothing else does.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use outrigger_testbed::{Machine, Mesh, now_us, samples::quantile_of};
+use outrigger_testbed::{Machine, Mesh, now_us, probe::wait_until, samples::quantile_of};
+
+use crate::raw::PATIENCE;
 
 use super::{Seen, answered_by, flawless, load, mesh, probe_until, route};
 
@@ -28,9 +33,11 @@ pub(super) fn changes(machine: &Machine) -> Result<()> {
     let mesh = mesh(machine)?;
     mesh.write("route.yaml", &route("v1"))?;
     let ended = AtomicBool::new(false);
+    let last = Mutex::new(String::new());
     let (turns, seen) = thread::scope(|scope| {
-        let prober = scope.spawn(|| probe_until(&mesh, || ended.load(Relaxed)));
-        let turns = turn(&mesh);
+        let prober = scope
+            .spawn(|| probe_until(&mesh, || ended.load(Relaxed), |version| version.clone_into(&mut locked(&last))));
+        let turns = turn(&mesh, &last);
         ended.store(true, Relaxed);
         let seen = prober.join().map_err(|_| anyhow!("the prober panicked"))?;
         anyhow::Ok((turns?, seen.context("the prober")?))
@@ -59,23 +66,28 @@ pub(super) fn changes(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// Turns the route every 40 ms, or as slow as the machine is: longer than any effect is expected to take.
-fn turn(mesh: &Mesh) -> Result<Vec<Turn>> {
+/// Turns the route, and turns it again a little after the prober has seen it.
+fn turn(mesh: &Mesh, last: &Mutex<String>) -> Result<Vec<Turn>> {
     let mut turns: Vec<Turn> = Vec::new();
     for number in 0..=TURNS {
         let version = if number % 2 == 0 { "v2" } else { "v1" };
         let written = mesh.write("route.yaml", &route(version))?;
-        if let Some(last) = turns.last_mut() {
-            last.end = written;
+        if let Some(before) = turns.last_mut() {
+            before.end = written;
         }
         turns.push(Turn { version, written, end: u64::MAX });
-        // The rhythm of the changes, not a wait for anything.
-        thread::sleep(Duration::from_millis(if number == 0 { 500 } else { 40 }));
+        wait_until(&format!("an answer of {version}"), PATIENCE, || *locked(last) == version)?;
+        // What follows is watched too: an old answer after a new one would be wrong.
+        thread::sleep(Duration::from_millis(15));
     }
-    if let Some(last) = turns.last_mut() {
-        last.end = now_us();
+    if let Some(before) = turns.last_mut() {
+        before.end = now_us();
     }
     Ok(turns)
+}
+
+fn locked(last: &Mutex<String>) -> MutexGuard<'_, String> {
+    last.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn stale(after: &[&Seen], turn: &Turn) -> Vec<String> {

@@ -1,1 +1,0 @@
-../../src/cases/hostile.rs
