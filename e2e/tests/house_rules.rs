@@ -61,7 +61,15 @@ fn root() -> PathBuf {
 /// Normal dependencies by package name, as cargo resolved them.
 fn graph() -> BTreeMap<String, BTreeSet<String>> {
     let out = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--offline",
+            "--locked",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ])
         .current_dir(root())
         .output()
         .unwrap();
@@ -75,7 +83,8 @@ fn graph() -> BTreeMap<String, BTreeSet<String>> {
     list(&metadata["resolve"]["nodes"])
         .iter()
         .map(|node| {
-            let deps = list(&node["deps"]).iter().filter(|dep| normal(dep)).map(|dep| names[&text(&dep["pkg"])].clone());
+            let deps =
+                list(&node["deps"]).iter().filter(|dep| normal(dep)).map(|dep| names[&text(&dep["pkg"])].clone());
             (names[&text(&node["id"])].clone(), deps.collect())
         })
         .collect()
@@ -139,7 +148,11 @@ fn the_lock_file_keeps_the_floor() {
 
 #[test]
 fn files_are_short_and_name_no_machine() {
-    let out = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root()).output().unwrap();
+    let out = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .unwrap();
     assert!(out.status.success());
     let mut problems = Vec::new();
     for file in String::from_utf8(out.stdout).unwrap().lines() {

@@ -58,7 +58,8 @@ where
 /// Shells and container engines often allow 1,024 descriptors, a proxy needs two per connection; what the hard limit
 /// allows may be had by asking.
 fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of file descriptors stays as it is");
     }

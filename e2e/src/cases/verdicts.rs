@@ -15,7 +15,10 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "verdicts are the same whichever proxy gives them", run: equality::sidecars_come_and_go },
     Case { name: "verdicts are the same for pods without a sidecar", run: equality::no_sidecar_at_all },
     Case { name: "verdicts go by the certificate, never by a header", run: forgery::headers_claim_in_vain },
-    Case { name: "verdicts: nobody speaks for another pod or reaches a proxy's port", run: forgery::tunnels_claim_in_vain },
+    Case {
+        name: "verdicts: nobody speaks for another pod or reaches a proxy's port",
+        run: forgery::tunnels_claim_in_vain,
+    },
     Case { name: "verdicts: a token gets its own identity and its own policy alone", run: identity::own_alone },
     Case { name: "verdicts: strict mTLS refuses plaintext on every port", run: plaintext::strict_refuses },
     Case { name: "verdicts: nothing between meshed pods is plaintext", run: plaintext::nothing_on_the_wire },

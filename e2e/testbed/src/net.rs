@@ -94,9 +94,13 @@ impl Namespace {
         let device = format!("pod{number}");
         // The kernel takes its time to remove an earlier pod's; that there is none is well.
         let _ = run(Command::new("ip").args(["link", "del", &device]));
-        run(Command::new("ip")
-            .args(["link", "add", &device, "master", BRIDGE, "up", "type", "veth"])
-            .args(["peer", "name", "eth0", "netns", &pid.to_string()]))?;
+        run(Command::new("ip").args(["link", "add", &device, "master", BRIDGE, "up", "type", "veth"]).args([
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            &pid.to_string(),
+        ]))?;
         let batch = format!(
             "link set lo up\n\
              addr add {v4}/16 dev eth0\n\

@@ -12,12 +12,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use outrigger_testbed::{Machine, Mesh, now_us, probe::wait_until, samples::quantile_of};
 
+use super::{Seen, answered_by, flawless, load, mesh, probe_until, route};
 use crate::raw::PATIENCE;
 
-use super::{Seen, answered_by, flawless, load, mesh, probe_until, route};
-
 const TURNS: usize = 200;
-/// The limit of a test. How fast it is, the demo measures and shows.
+/// The limit of a test; how fast it is, is printed, and the demo promises it.
 const SANE: Duration = Duration::from_secs(1);
 
 struct Turn {

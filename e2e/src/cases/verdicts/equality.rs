@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use outrigger_testbed::{Machine, Mesh, PodSpec, Proxies, Spec, net, probe::{Metric, wait_until}};
+use outrigger_testbed::{
+    Machine, Mesh, PodSpec, Proxies, Spec, net,
+    probe::{Metric, wait_until},
+};
 
 use super::{
     policy::{Action, Policy, Rule, Who, expected, file},
@@ -168,7 +171,8 @@ fn audited(mesh: &Mesh) -> Result<f64> {
 /// Sum of a metric over its series, of one direction if that is given.
 fn total(metrics: &[Metric], name: &str, direction: &str) -> f64 {
     let of_name = metrics.iter().filter(|metric| metric.name == name);
-    let of_direction = of_name.filter(|metric| direction.is_empty() || metric.labels.get("direction").is_some_and(|it| it == direction));
+    let of_direction = of_name
+        .filter(|metric| direction.is_empty() || metric.labels.get("direction").is_some_and(|it| it == direction));
     of_direction.map(|metric| metric.value).sum()
 }
 
@@ -212,8 +216,20 @@ fn table(pod: &'static str) -> Vec<Question> {
 
 fn asks() -> Vec<Ask> {
     let paths = [
-        "/", "/public", "/public/a", "/publicity", "/admin", "/admin/x", "/administer", "/ADMIN", "/exact", "/exact/x",
-        "/data/1", "/by-address", "/ok/1", "/audit/1",
+        "/",
+        "/public",
+        "/public/a",
+        "/publicity",
+        "/admin",
+        "/admin/x",
+        "/administer",
+        "/ADMIN",
+        "/exact",
+        "/exact/x",
+        "/data/1",
+        "/by-address",
+        "/ok/1",
+        "/audit/1",
     ];
     let tricks = [
         ("//admin", "/admin"),
@@ -260,19 +276,16 @@ fn policies() -> Vec<Policy> {
     vec![
         policy("allow-carol", Allow, Rule { from: carol(), ports: &[8080], methods: &["GET"], ..rule() }),
         policy("allow-by-address", Allow, Rule { from: by(DAVE), ports: &[8081, 6380], ..rule() }),
-        policy("allow-data", Allow, Rule {
-            from: vec![Who::Authenticated],
-            paths: &["/data/*"],
-            header: Some(("x-role", "reader")),
-            ..rule()
-        }),
-        policy("allow-grpc", Allow, Rule {
-            from: account("ops/carol"),
-            ports: &[9090],
-            methods: &["POST"],
-            paths: &["/shop.Cart/*"],
-            ..rule()
-        }),
+        policy(
+            "allow-data",
+            Allow,
+            Rule { from: vec![Who::Authenticated], paths: &["/data/*"], header: Some(("x-role", "reader")), ..rule() },
+        ),
+        policy(
+            "allow-grpc",
+            Allow,
+            Rule { from: account("ops/carol"), ports: &[9090], methods: &["POST"], paths: &["/shop.Cart/*"], ..rule() },
+        ),
         policy("allow-public", Allow, Rule { ports: &[8080], methods: &["GET"], paths: &["/public/*"], ..rule() }),
         policy("allow-shop", Allow, Rule { from: vec![Who::Namespace("shop")], ..rule() }),
         policy("allow-store", Allow, Rule { from: account("ops/carol"), ports: &[6379, 6380], ..rule() }),
@@ -284,16 +297,23 @@ fn policies() -> Vec<Policy> {
         policy("deny-address", Deny, Rule { from: by("shop/bob"), ports: &[8080], paths: &["/by-address"], ..rule() }),
         policy("deny-admin", Deny, Rule { not_from: carol(), ports: &[8080], paths: &["/admin/*"], ..rule() }),
         policy("deny-debug", Deny, Rule { ports: &[8080], header: Some(("x-debug", "1")), ..rule() }),
-        policy("deny-delete", Deny, Rule {
-            from: vec![Who::Namespace("shop")],
-            ports: &[8080, 8081],
-            methods: &["DELETE"],
-            ..rule()
-        }),
+        policy(
+            "deny-delete",
+            Deny,
+            Rule { from: vec![Who::Namespace("shop")], ports: &[8080, 8081], methods: &["DELETE"], ..rule() },
+        ),
         policy("deny-exact", Deny, Rule { ports: &[8080, 8081], paths: &["/exact"], ..rule() }),
         policy("deny-host", Deny, Rule { ports: &[8080], hosts: &["secret.example"], ..rule() }),
-        policy("deny-not-ok", Deny, Rule { from: account("shop/bob"), ports: &[8081], not_paths: &["/ok/*"], ..rule() }),
-        policy("deny-ops-alice", Deny, Rule { from: account("ops/alice"), ports: &[8080], paths: &["/public"], ..rule() }),
+        policy(
+            "deny-not-ok",
+            Deny,
+            Rule { from: account("shop/bob"), ports: &[8081], not_paths: &["/ok/*"], ..rule() },
+        ),
+        policy(
+            "deny-ops-alice",
+            Deny,
+            Rule { from: account("ops/alice"), ports: &[8080], paths: &["/public"], ..rule() },
+        ),
         // Of a connection that nobody looks into it is true.
         policy("deny-unseen", Deny, Rule { from: account("shop/bob"), ports: &[6380], methods: &["POST"], ..rule() }),
     ]

@@ -127,7 +127,12 @@ impl Scene {
             ("mallory", &self.mallory, &[], denied.clone()),
             ("mallory as the victim", &self.mallory, &[victim.as_str()], denied.clone()),
             ("mallory as a shared proxy", &self.mallory, &[shared.as_str()], denied.clone()),
-            ("mallory as a shared proxy for the victim", &self.mallory, &[shared.as_str(), victim.as_str()], denied.clone()),
+            (
+                "mallory as a shared proxy for the victim",
+                &self.mallory,
+                &[shared.as_str(), victim.as_str()],
+                denied.clone(),
+            ),
             ("mallory as nobody", &self.mallory, &["-"], denied.clone()),
             ("the victim as mallory", &self.victim, &[mallory.as_str()], Verdict::Allowed),
             ("a shared proxy for the victim", &self.shared, &[victim.as_str()], Verdict::Allowed),
@@ -175,7 +180,8 @@ impl Scene {
     /// A shared proxy goes by the guard's certificate.
     fn outbound(&self) -> Result<()> {
         let (to, victim) = (self.at(SHARED, ports::MESH)?, id(VICTIM)?);
-        let header = GuardHeader::Outbound { source: self.at(VICTIM, 40000)?, destination: self.at(VAULT, HTTP)? }.encode();
+        let header =
+            GuardHeader::Outbound { source: self.at(VICTIM, 40000)?, destination: self.at(VAULT, HTTP)? }.encode();
         let forged = format!("outrigger-caller: {victim}\r\nx-forwarded-client-cert: URI={victim}\r\n");
         for (who, peer, more, want) in [
             ("the victim", &self.victim, "", Verdict::Allowed),
@@ -187,7 +193,8 @@ impl Scene {
             let verdict = http_verdict(&said);
             ensure!(verdict == want, "{who} through the shared proxy: {said:?}\n{}", self.mesh.tails());
         }
-        let store = GuardHeader::Outbound { source: self.at(VICTIM, 40000)?, destination: self.at(VAULT, STORE)? }.encode();
+        let store =
+            GuardHeader::Outbound { source: self.at(VICTIM, 40000)?, destination: self.at(VAULT, STORE)? }.encode();
         for (peer, allowed) in [(&self.victim, true), (&self.mallory, false)] {
             let said = say(self.here()?, Some(peer), to, alpn::GUARD, &store)?;
             ensure!(said.starts_with(GREETING) == allowed, "the store through the shared proxy: {said:?}");
@@ -200,11 +207,9 @@ impl Scene {
         let more = "outrigger-caller: spiffe://cluster.local/ns/shop/sa/victim\r\nOutrigger-Port: 1\r\noutrigger-proto: 1.0\r\n\
                     outrigger-method: DELETE\r\noutrigger-unsent: 1\r\noutrigger-made-up: 1\r\n";
         let service = SocketAddr::from(([10, 96, 0, 10], HTTP));
-        for (pod, to, path) in [
-            (VICTIM, service, "/"),
-            (VICTIM, self.at(VAULT, HTTP)?, "/"),
-            (DAVE, self.at(VAULT, HTTP)?, "/public/x"),
-        ] {
+        for (pod, to, path) in
+            [(VICTIM, service, "/"), (VICTIM, self.at(VAULT, HTTP)?, "/"), (DAVE, self.at(VAULT, HTTP)?, "/public/x")]
+        {
             let text = get(path, more);
             let answer = self.mesh.pod(pod)?.namespace.within(|| exchange(to, &text))??;
             ensure!(answer.starts_with("HTTP/1.1 200"), "{pod} through {by}: {answer}\n{}", self.mesh.tails());
@@ -313,9 +318,11 @@ impl Scene {
         let to = self.at(VAULT, ports::MESH)?;
         let here = self.here()?;
         let victim = || Ok::<_, anyhow::Error>(Caller::Identity(id(VICTIM)?));
-        for (who, peer, allowed) in
-            [("a shared proxy", &self.shared, true), ("mallory", &self.mallory, false), ("the victim", &self.victim, false)]
-        {
+        for (who, peer, allowed) in [
+            ("a shared proxy", &self.shared, true),
+            ("mallory", &self.mallory, false),
+            ("the victim", &self.victim, false),
+        ] {
             let said = say(here, Some(peer), to, alpn::DELIVER, &tcp(STORE, victim()?))?;
             ensure!(served(&said) == allowed, "{who} delivers through the {by}: {said:?}\n{}", self.mesh.tails());
             let bytes = [tcp(HTTP, Caller::Peer), get("/", "").into()].concat();
@@ -323,10 +330,9 @@ impl Scene {
             ensure!(served(&said) == allowed, "{who} delivers HTTP through the {by}: {said:?}");
         }
         for port in OWN_PORTS {
-            for (what, peer, protocol) in [
-                ("a delivery", &self.shared, alpn::DELIVER),
-                ("a connection", &self.victim, alpn::TCP),
-            ] {
+            for (what, peer, protocol) in
+                [("a delivery", &self.shared, alpn::DELIVER), ("a connection", &self.victim, alpn::TCP)]
+            {
                 let bytes = [tcp(port, Caller::Peer), get("/readyz", "").into()].concat();
                 let said = say(here, Some(peer), to, protocol, &bytes)?;
                 ensure!(said.is_empty(), "{what} to port {port} through the {by}: {said:?}");

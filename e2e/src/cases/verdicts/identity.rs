@@ -4,9 +4,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Machine, Mesh, PodSpec, Proxies, Spec};
 use outrigger_wire::{
     names::type_url::INBOUND,
-    proto::discovery::{
-        DeltaDiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-    },
+    proto::discovery::{DeltaDiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient},
 };
 use tonic::{Code, Status};
 
@@ -67,7 +65,12 @@ pub(super) fn own_alone(machine: &Machine) -> Result<()> {
 }
 
 /// Names of the Inbounds in the first answer to a subscription.
-fn inbounds(machine: &Machine, mesh: &Mesh, token: Option<&str>, asked: &[&str]) -> Result<Result<Vec<String>, Status>> {
+fn inbounds(
+    machine: &Machine,
+    mesh: &Mesh,
+    token: Option<&str>,
+    asked: &[&str],
+) -> Result<Result<Vec<String>, Status>> {
     let subscription = DeltaDiscoveryRequest {
         type_url: INBOUND.to_owned(),
         resource_names_subscribe: asked.iter().map(ToString::to_string).collect(),

@@ -102,7 +102,8 @@ pub(super) fn nothing_on_the_wire(machine: &Machine) -> Result<()> {
 
 fn start(machine: &Machine, mode: &str) -> Result<Mesh> {
     let apps = ["http --port 8080", "http --port 8081", "store --port 6379", "store --port 6380"];
-    let with_apps = |name: &str| apps.iter().fold(PodSpec::new(name), |pod, app| pod.app(&format!("outrigger-testapp {app}")));
+    let with_apps =
+        |name: &str| apps.iter().fold(PodSpec::new(name), |pod, app| pod.app(&format!("outrigger-testapp {app}")));
     let pods = vec![
         PodSpec::new(FRONT),
         with_apps(VAULT),
@@ -120,7 +121,9 @@ fn start(machine: &Machine, mode: &str) -> Result<Mesh> {
 }
 
 fn mesh_config(mode: &str) -> String {
-    format!("apiVersion: outrigger.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{mtls: {{mode: {mode}}}}}\n")
+    format!(
+        "apiVersion: outrigger.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+    )
 }
 
 /// Writes the mode and waits until it shows.
@@ -187,7 +190,8 @@ fn talk(mesh: &Mesh, caller: &str, callee: &str, state: &str) -> Result<Vec<Stri
         ensure!(answer.ends_with(&body), "{state}: {answer}\n{}", mesh.tails());
         for port in STORE {
             let to = SocketAddr::new(ip, port);
-            let answer = namespace.within(|| store(to, &value))?.with_context(|| format!("{state}: the store at {to}"))?;
+            let answer =
+                namespace.within(|| store(to, &value))?.with_context(|| format!("{state}: the store at {to}"))?;
             ensure!(answer == format!("{GREETING}\nSTORED\nVALUE {value}\n"), "{state}: {answer:?}");
         }
         markers.extend([head, body, value]);

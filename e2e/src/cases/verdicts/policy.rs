@@ -121,9 +121,7 @@ impl Rule {
             // Unseen: it may be what is denied, and may not be what is allowed.
             Ask::Store => return !self.speaks_of_requests() || action == Action::Deny,
             Ask::Grpc => ("POST", "/shop.Cart/Get", "", &[][..]),
-            Ask::Http { method, plain_path, plain_host, headers, .. } => {
-                (*method, *plain_path, *plain_host, *headers)
-            }
+            Ask::Http { method, plain_path, plain_host, headers, .. } => (*method, *plain_path, *plain_host, *headers),
         };
         let header = self.header.is_none_or(|(name, value)| {
             let mut values = headers.iter().filter(|(other, _)| *other == name).map(|(_, value)| *value).peekable();

@@ -43,11 +43,7 @@ pub(crate) fn deny(stage: &mut Stage) -> Result<()> {
     let last_good = early.ok().map(|sample| sample.done).max();
     let first_denied = early.0.iter().filter(|sample| sample.outcome == DENIED).map(|sample| sample.done).min();
     let last = last_good.max(first_denied).map(|done| done - written);
-    stage.promise(Promise::within(
-        "denied after the policy was written",
-        EFFECT,
-        last.map(Duration::from_micros),
-    ));
+    stage.promise(Promise::within("denied after the policy was written", EFFECT, last.map(Duration::from_micros)));
     let settled = written + u64::try_from(EFFECT.as_micros()).unwrap_or(u64::MAX);
     let leaked = visitor.between(settled, lifted).ok().filter(|sample| sample.done < lifted).count();
     stage.promise(Promise::none("calls let through, sidecars of both ends killed included", leaked));
