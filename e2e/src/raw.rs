@@ -106,7 +106,7 @@ impl Wire {
         Ok(bytes)
     }
 
-    pub(crate) fn to_end(&mut self) -> Result<Vec<u8>> {
+    pub(crate) fn until_end(&mut self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.stream.read_to_end(&mut bytes).context("read to the end")?;
         Ok(bytes)
@@ -145,7 +145,7 @@ impl Wire {
             let length = length.parse().context("content-length")?;
             message.body = self.exactly(length)?;
         } else if message.status().is_some() {
-            message.body = self.to_end()?;
+            message.body = self.until_end()?;
         }
         Ok(message)
     }

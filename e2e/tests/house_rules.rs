@@ -83,8 +83,8 @@ fn graph() -> BTreeMap<String, BTreeSet<String>> {
     list(&metadata["resolve"]["nodes"])
         .iter()
         .map(|node| {
-            let deps =
-                list(&node["deps"]).iter().filter(|dep| normal(dep)).map(|dep| names[&text(&dep["pkg"])].clone());
+            let all = list(&node["deps"]);
+            let deps = all.iter().filter(|dep| normal(dep)).map(|dep| names[&text(&dep["pkg"])].clone());
             (names[&text(&node["id"])].clone(), deps.collect())
         })
         .collect()

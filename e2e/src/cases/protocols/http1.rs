@@ -17,6 +17,9 @@ use crate::raw::{Message, Server, Wire, every, pattern};
 type Seen = Arc<Mutex<Vec<String>>>;
 
 const BIG: usize = 8 << 20;
+/// What is checked on every way, by name.
+type Check = (&'static str, fn(&Way<'_>) -> Result<()>);
+
 /// Must never come out at the far end.
 const EARLY: &str = "EARLY-BYTES";
 
@@ -29,7 +32,7 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
     };
     let _server = Server::in_pod(mesh.pod("test/server")?, HTTP1, app(&seen))?;
     let _plain = Server::in_pod(mesh.pod("test/plain")?, HTTP1, app(&seen))?;
-    let checks: [(&str, fn(&Way<'_>) -> Result<()>); 9] = [
+    let checks: [Check; 9] = [
         ("keep-alive", keep_alive),
         ("HTTP/1.0", old),
         ("chunked both ways, with trailers", chunked),
@@ -72,7 +75,7 @@ fn serve(stream: TcpStream, seen: &Seen) -> Result<()> {
                 wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: shout\r\n\r\nHELLO")?;
                 let heard = wire.exactly(4)?;
                 wire.send(heard.to_ascii_uppercase())?;
-                let heard = wire.to_end()?;
+                let heard = wire.until_end()?;
                 return wire.send([&heard[..], b" AND OUT"].concat());
             }
             _ => echo(&mut wire, head)?,
@@ -111,7 +114,7 @@ fn keep_alive(way: &Way<'_>) -> Result<()> {
     }
     wire.send("GET / HTTP/1.1\r\nhost: raw\r\nconnection: close\r\n\r\n")?;
     wire.message()?.expect(200)?;
-    ensure!(wire.to_end()?.is_empty(), "kept open after connection: close");
+    ensure!(wire.until_end()?.is_empty(), "kept open after connection: close");
     Ok(())
 }
 
@@ -119,7 +122,7 @@ fn old(way: &Way<'_>) -> Result<()> {
     let mut wire = Wire::open(way.caller, way.to)?;
     wire.send("GET /old HTTP/1.0\r\nhost: raw\r\n\r\n")?;
     wire.message()?.expect(200)?;
-    ensure!(wire.to_end()?.is_empty(), "kept open for HTTP/1.0");
+    ensure!(wire.until_end()?.is_empty(), "kept open for HTTP/1.0");
     let mut wire = Wire::open(way.caller, way.to)?;
     for _ in 0..2 {
         wire.send("GET /old HTTP/1.0\r\nhost: raw\r\nconnection: keep-alive\r\n\r\n")?;
@@ -207,7 +210,7 @@ fn upgrade(way: &Way<'_>) -> Result<()> {
     ensure!(wire.exactly(4)? == b"PING", "an answer after the upgrade");
     wire.send("over")?;
     wire.finish()?;
-    let last = wire.to_end()?;
+    let last = wire.until_end()?;
     ensure!(last == b"over AND OUT", "after the half-close: {:?}", String::from_utf8_lossy(&last));
     Ok(())
 }

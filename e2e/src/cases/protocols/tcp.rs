@@ -37,7 +37,7 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
 /// Gives everything back, and says goodbye once the caller has said its last.
 fn echo(stream: TcpStream) -> Result<()> {
     let mut wire = Wire::of(stream)?;
-    let heard = wire.to_end()?;
+    let heard = wire.until_end()?;
     wire.send([&heard[..], b"BYE"].concat())
 }
 
@@ -52,7 +52,7 @@ fn talk(from: &Pod, to: SocketAddr, say: &[u8]) -> Result<()> {
     let mut wire = Wire::open(from, to)?;
     wire.send(say)?;
     wire.finish()?;
-    let heard = wire.to_end()?;
+    let heard = wire.until_end()?;
     ensure!(heard == [say, b"BYE"].concat(), "{} bytes came back of {}", heard.len(), say.len() + 3);
     Ok(())
 }
@@ -61,7 +61,7 @@ fn greeted(from: &Pod, to: SocketAddr) -> Result<()> {
     let mut wire = Wire::open(from, to)?;
     ensure!(wire.exactly(11)? == b"220 ready\r\n", "another greeting");
     wire.send("helo")?;
-    ensure!(wire.to_end()? == b"heard helo", "another answer");
+    ensure!(wire.until_end()? == b"heard helo", "another answer");
     Ok(())
 }
 

@@ -125,7 +125,7 @@ fn access_log(mesh: &Mesh) -> Result<()> {
     let _silent = Server::in_pod(mesh.pod("shop/witness")?, 8080, move |stream| {
         let mut app = Wire::of(stream)?;
         arrived.send(app.head()?.first)?;
-        app.to_end().map(|_| ())
+        app.until_end().map(|_| ())
     })?;
     let mut wire = Wire::open(caller, address(WITNESS)?)?;
     wire.send("GET /slow HTTP/1.1\r\nhost: raw\r\n\r\n")?;

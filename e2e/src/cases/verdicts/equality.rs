@@ -55,13 +55,6 @@ spec:
   - {name: guess, port: 6380}
 ";
 
-/// Which sidecars live while the table is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Alive {
-    callers: bool,
-    vault: bool,
-}
-
 pub(super) fn sidecars_come_and_go(machine: &Machine) -> Result<()> {
     let mut mesh = start(machine, Proxies::GuardAndSidecar)?;
     let callers = &CALLERS[..4];

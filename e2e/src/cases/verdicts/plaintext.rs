@@ -131,7 +131,7 @@ fn set(mesh: &Mesh, mode: &str) -> Result<()> {
     mesh.write("mesh.yaml", &mesh_config(mode))?;
     let to = addresses(mesh, VAULT)?[0];
     let what = format!("mTLS to be {mode}");
-    // Twice two: two shared proxies could hold different configuration for a moment, one can't.
+    // There is one shared proxy only: two could differ for a moment.
     wait_until(&what, PATIENCE, || web(mesh, DAVE, SocketAddr::new(to, WEB[0])) == Ok(mode == "Permissive")).map(drop)
 }
 
