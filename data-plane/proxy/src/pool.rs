@@ -30,6 +30,7 @@ use crate::{
     http::{LocalExecutor, Relay},
     listeners::upstream_socket,
     stream::Link,
+    telemetry::Side,
     tls::server_name,
 };
 
@@ -285,8 +286,9 @@ impl Pool {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(4 * WINDOW)
             .max_header_list_size(self.engine.limits.header_bytes)
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
+            // A peer that has vanished is found out by these two, whether or not it owes an answer.
+            .keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(target.via.identity().is_some())
             .handshake(TokioIo::new(link))
             .await?;
@@ -327,10 +329,14 @@ async fn dial(engine: &Engine, target: Target<'_>, name: &'static [u8]) -> Resul
     let _ = stream.set_nodelay(true);
     let Some(identity) = target.via.identity() else { return Ok(Link::Plain(stream)) };
     let config = engine.tls.client(std::slice::from_ref(identity), name).ok_or(UpstreamError::NoCertificate)?;
-    let mut stream = TlsConnector::from(config)
-        .connect(server_name(target.address.ip()), stream)
-        .await
-        .map_err(UpstreamError::Tls)?;
+    let connected = TlsConnector::from(config).connect(server_name(target.address.ip()), stream).await;
+    let series = engine.metrics.tls(Side::Client);
+    if connected.is_ok() {
+        series.handshakes.inc()
+    } else {
+        series.failures.inc()
+    }
+    let mut stream = connected.map_err(UpstreamError::Tls)?;
     if let Via::Deliver(_, port) = target.via {
         let header = TcpHeader { port, caller: Caller::Peer, address: None }.encode();
         stream.write_all(&header).await.map_err(UpstreamError::Tls)?;

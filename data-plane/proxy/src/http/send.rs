@@ -81,7 +81,14 @@ pub(super) async fn send(
         let picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
         exchange.endpoint = Some(SocketAddr::new(picked.endpoint.spec.address, plan.target_port(&picked)));
         let replay = (sent < attempts).then(|| copy(&request));
-        let budget = || destination.budget.try_retry(policy.retry_budget_percent, Instant::now());
+        let series = || from.worker.engine.metrics.upstream(&destination.service.name);
+        let budget = || {
+            let allowed = destination.budget.try_retry(policy.retry_budget_percent, Instant::now());
+            if !allowed {
+                series().retries_over_budget.inc();
+            }
+            allowed
+        };
         let record = |outcome| picked.record(outcome, Instant::now(), policy, &destination.endpoints);
         let again = match try_once(from, &plan, &picked, request, upgrade).await {
             Tried::Answer(response, lease, deadline) => match replay {
@@ -98,6 +105,7 @@ pub(super) async fn send(
                 }
             },
             Tried::Unsent(back, error) => {
+                series().connect_failures.inc();
                 unsent += 1;
                 if unsent > UNSENT_RETRIES || !budget() {
                     record(Outcome::Failure);
@@ -123,7 +131,7 @@ pub(super) async fn send(
         };
         record(Outcome::Failure);
         request = again;
-        from.worker.engine.metrics.upstream(&destination.service.name).retries.inc();
+        series().retries.inc();
         exchange.set_sent(0);
         tried.push(picked.endpoint.clone());
         plan.back_off(sent, from.worker.random()).await?;

@@ -2,9 +2,8 @@
 //! arrives; what is recorded through them is in [`series`](super::series).
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::{encoding::text, registry::Registry};
@@ -34,11 +33,8 @@ struct Families {
     fallback: [[Total; FallbackReason::ALL.len()]; 2],
     fallback_failures: [Total; 2],
     config_generation: Level,
-    config_nacks: Total,
     certificate_expiry: Level,
     access_log_dropped: Arc<Total>,
-    /// By worker; written about once a second.
-    heartbeats: Mutex<BTreeMap<usize, Duration>>,
 }
 
 // === impl Metrics ===
@@ -108,11 +104,6 @@ impl Metrics {
         self.families.config_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
-    /// Resources that were refused.
-    pub fn config_nacks(&self) -> &Total {
-        &self.families.config_nacks
-    }
-
     pub fn set_certificate_expiry(&self, not_after: SystemTime) {
         let seconds = not_after.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.families.certificate_expiry.set(i64::try_from(seconds).unwrap_or(i64::MAX));
@@ -121,11 +112,6 @@ impl Metrics {
     /// Records that the access log had no room for.
     pub fn access_log_dropped(&self) -> Arc<Total> {
         self.families.access_log_dropped.clone()
-    }
-
-    /// How long ago `worker` last answered.
-    pub fn set_heartbeat_age(&self, worker: usize, age: Duration) {
-        self.families.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, age);
     }
 }
 
@@ -144,10 +130,8 @@ impl Families {
             fallback: Default::default(),
             fallback_failures: Default::default(),
             config_generation: Level::default(),
-            config_nacks: Total::default(),
             certificate_expiry: Level::default(),
             access_log_dropped: Arc::default(),
-            heartbeats: Mutex::default(),
         }
     }
 }

@@ -112,14 +112,10 @@ pub struct TlsSeries {
 /// What happens between this proxy and the endpoints of one service.
 #[derive(Debug, Default)]
 pub struct UpstreamSeries {
-    pub connects: Total,
     pub connect_failures: Total,
     pub retries: Total,
     /// Retries that the budget forbade.
     pub retries_over_budget: Total,
-    pub ejections: Total,
-    /// Connections that are open now.
-    pub active: Level,
 }
 
 /// Decisions of one access policy.

@@ -1,6 +1,6 @@
 //! Metrics as OpenMetrics text: names, help and labels of every family.
 
-use std::{collections::HashMap, fmt, sync::PoisonError};
+use std::{collections::HashMap, fmt};
 
 use prometheus_client::{
     collector::Collector,
@@ -105,12 +105,10 @@ impl Families {
 
     fn encode_upstream(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Field = fn(&UpstreamSeries) -> &Total;
-        let fields: [(&str, &str, Field); 5] = [
-            ("outrigger_upstream_connects", "Connections made to endpoints", |s| &s.connects),
+        let fields: [(&str, &str, Field); 3] = [
             ("outrigger_upstream_connect_failures", "Connections that couldn't be made", |s| &s.connect_failures),
             ("outrigger_upstream_retries", "Tries after the first", |s| &s.retries),
             ("outrigger_upstream_retries_over_budget", "Retries that the budget forbade", |s| &s.retries_over_budget),
-            ("outrigger_upstream_ejections", "Endpoints ejected for failing", |s| &s.ejections),
         ];
         let series = self.upstream.lock();
         for (name, help, field) in fields {
@@ -118,10 +116,6 @@ impl Families {
             for ([service], series) in &*series {
                 add(&mut family, &vec![("service", service)], field(series))?;
             }
-        }
-        let mut family = gauge(out, "outrigger_upstream_connections_active", "Connections to endpoints")?;
-        for ([service], series) in &*series {
-            family.encode_family(&vec![("service", &**service)])?.encode_gauge(&series.active.get())?;
         }
         Ok(())
     }
@@ -186,16 +180,10 @@ impl Families {
             .encode_gauge(&1_i64)?;
         gauge(out, "outrigger_config_generation", "Generation of the configuration in force")?
             .encode_gauge(&self.config_generation.get())?;
-        add(&mut counter(out, "outrigger_config_nacks", "Resources refused")?, &none, &self.config_nacks)?;
         gauge(out, "outrigger_certificate_expiry_timestamp_seconds", "When the certificate ends; 0 without one")?
             .encode_gauge(&self.certificate_expiry.get())?;
         let mut family = counter(out, "outrigger_access_log_dropped", "Access log records without room")?;
         add(&mut family, &none, &self.access_log_dropped)?;
-        let heartbeats = self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut family = gauge(out, "outrigger_worker_heartbeat_age_seconds", "Time since a worker last answered")?;
-        for (worker, age) in &*heartbeats {
-            family.encode_family(&vec![("worker", &*worker.to_string())])?.encode_gauge(&age.as_secs_f64())?;
-        }
         Ok(())
     }
 }
