@@ -6,13 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use crate::telemetry::{Direction, HttpSeries, Metrics, TcpSeries};
+use crate::{
+    http::no_name,
+    telemetry::{Direction, HttpSeries, Metrics, PolicySeries, TcpSeries},
+};
 
 /// Handles that this worker has used. Holds the names too, so that no pointer is reused while it is a key.
 #[derive(Default)]
 pub(crate) struct SeriesCache {
     http: RefCell<HashMap<Key, (Names, Arc<HttpSeries>)>>,
     tcp: RefCell<HashMap<Key, (Names, Arc<TcpSeries>)>>,
+    policies: RefCell<HashMap<Key, (Names, Arc<PolicySeries>)>>,
     names: RefCell<HashSet<Arc<str>>>,
 }
 
@@ -41,6 +45,13 @@ impl SeriesCache {
     pub(crate) fn http(&self, metrics: &Metrics, direction: Direction, names: &Names) -> Arc<HttpSeries> {
         let [service, route, peer] = names;
         cached(&self.http, direction, names, || metrics.http(direction, service, route, peer))
+    }
+
+    /// `None`: no policy has decided, the default has.
+    pub(crate) fn policy(&self, metrics: &Metrics, policy: Option<&Arc<str>>) -> Arc<PolicySeries> {
+        let policy = policy.cloned().unwrap_or_else(|| self.name("default"));
+        let names = [policy.clone(), no_name(), no_name()];
+        cached(&self.policies, Direction::Inbound, &names, || metrics.policy(&policy))
     }
 
     pub(crate) fn tcp(&self, metrics: &Metrics, direction: Direction, names: &Names) -> Arc<TcpSeries> {

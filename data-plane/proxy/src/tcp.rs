@@ -291,12 +291,12 @@ pub(crate) fn judge_opaque<'a>(inbound: &'a Inbound, caller: &Effective, port: u
 impl Arrival {
     /// Counts what came of a connection, once.
     fn count(&self, verdict: &Verdict<'_>) {
-        let metrics = &self.worker.engine.metrics;
+        let (series, metrics) = (&self.worker.series, &self.worker.engine.metrics);
         for policy in &verdict.audits {
-            metrics.policy(policy).audited.inc();
+            series.policy(metrics, Some(policy)).audited.inc();
         }
         if !verdict.allowed {
-            metrics.policy(verdict.policy.unwrap_or(&no_name())).denied.inc();
+            series.policy(metrics, verdict.policy).denied.inc();
         }
     }
 }

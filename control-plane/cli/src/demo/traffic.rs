@@ -86,19 +86,18 @@ impl Scrape {
     /// What happened since `before`.
     pub(crate) fn edges(&self, before: &Self) -> Vec<Edge> {
         let seconds = self.at.duration_since(before.at).as_secs_f64().max(0.001);
-        let mut edges = Vec::new();
+        // A callee's calls are counted by its own sidecar, and by the shared proxies that stand in for it.
+        let mut all = BTreeMap::<_, Vec<_>>::new();
         for (pod, metrics) in &self.pods {
             let old = before.pods.get(pod).map(|metrics| metrics.sidecar.as_slice()).unwrap_or_default();
-            let callers: BTreeSet<_> =
-                inbound(&metrics.sidecar).filter_map(|metric| metric.labels.get("peer")).collect();
-            for caller in callers {
-                let grown = grown(&metrics.sidecar, old, caller);
-                edges.push(edge(caller, pod, &grown, seconds));
+            for metric in inbound(&metrics.sidecar) {
+                if let (Some(caller), Some(callee)) = (metric.labels.get("peer"), metric.labels.get("service")) {
+                    all.entry((caller, callee)).or_default().push((metric, grown(metric, old)));
+                }
             }
         }
-        edges.retain(|edge| edge.rate > 0.0);
-        edges.sort_by(|a, b| (&a.caller, &a.callee).cmp(&(&b.caller, &b.callee)));
-        edges
+        let edges = all.iter().map(|((caller, callee), grown)| edge(caller, callee, grown, seconds));
+        edges.filter(|edge| edge.rate > 0.0).collect()
     }
 }
 
@@ -106,15 +105,10 @@ fn inbound(metrics: &[Metric]) -> impl Iterator<Item = &Metric> {
     metrics.iter().filter(|metric| metric.labels.get("direction").is_some_and(|direction| direction == "inbound"))
 }
 
-/// Growth of each inbound series of a caller. A sidecar that began anew counts from zero.
-fn grown<'a>(new: &'a [Metric], old: &[Metric], caller: &str) -> Vec<(&'a Metric, f64)> {
-    let of_caller = inbound(new).filter(|metric| metric.labels.get("peer").is_some_and(|peer| peer == caller));
-    let growth = |metric: &'a Metric| {
-        let before = old.iter().find(|one| one.name == metric.name && one.labels == metric.labels);
-        let before = before.map(|one| one.value).filter(|value| *value <= metric.value).unwrap_or_default();
-        (metric, metric.value - before)
-    };
-    of_caller.map(growth).collect()
+/// Growth of a series. A sidecar that began anew counts from zero.
+fn grown(metric: &Metric, old: &[Metric]) -> f64 {
+    let before = old.iter().find(|one| one.name == metric.name && one.labels == metric.labels);
+    metric.value - before.map(|one| one.value).filter(|value| *value <= metric.value).unwrap_or_default()
 }
 
 fn edge(caller: &str, callee: &str, grown: &[(&Metric, f64)], seconds: f64) -> Edge {
@@ -167,7 +161,7 @@ mod tests {
     #[test]
     fn an_edge_is_what_has_grown() {
         let text = |ok: u32, bad: u32| {
-            let labels = "direction=\"inbound\",service=\"\",route=\"\",peer=\"spiffe://x/ns/a/sa/b\"";
+            let labels = "direction=\"inbound\",service=\"shop/cart\",route=\"\",peer=\"spiffe://x/ns/a/sa/b\"";
             format!(
                 "outrigger_http_requests_total{{{labels},code=\"200\"}} {ok}\n\
                  outrigger_http_requests_total{{{labels},code=\"503\"}} {bad}\n\

@@ -197,7 +197,7 @@ impl Arrival {
         }
         let verdict = inbound.authorise(&asked);
         for policy in &verdict.audits {
-            self.worker.engine.metrics.policy(policy).audited.inc();
+            self.worker.series.policy(&self.worker.engine.metrics, Some(policy)).audited.inc();
         }
         exchange.policy = verdict.policy.cloned();
         if verdict.allowed { Ok(()) } else { Err(RequestError::Denied(verdict.policy.cloned())) }

@@ -151,7 +151,7 @@ impl Exchange {
         self.flag = error.flag();
         if let RequestError::Denied(policy) = error {
             self.policy.clone_from(policy);
-            self.worker.engine.metrics.policy(policy.as_ref().unwrap_or(&no_name())).denied.inc();
+            self.worker.series.policy(&self.worker.engine.metrics, policy.as_ref()).denied.inc();
         }
         let mut response = error.answer(self.grpc);
         if self.direction == Direction::Outbound {
