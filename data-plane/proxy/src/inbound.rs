@@ -9,22 +9,15 @@ use std::{
 };
 
 use outrigger_core::{config::Protocol, detect::Detected};
-use outrigger_wire::{
-    SpiffeId,
-    names::ports,
-    tunnel::{self, TcpHeader},
-};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    net::TcpStream,
-};
+use outrigger_wire::{SpiffeId, names::ports, tunnel::TcpHeader};
+use tokio::{io::AsyncRead, net::TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     http::{App, Arrival, deliver, serve_http1, serve_http2, unauthenticated},
     listeners::original_destination,
     pump::pump,
-    stream::{Io, Prefixed},
+    stream::{self, Io, Prefixed},
     tcp::{self, Opening},
     telemetry::Side,
     tls::{ServerAlpn, peer_identity},
@@ -184,15 +177,8 @@ async fn tcp_header<S: AsyncRead + Unpin>(stream: &mut S) -> Option<TcpHeader> {
     TcpHeader::decode(&frame).inspect_err(|error| tracing::debug!(%error, "bad tunnel header")).ok()
 }
 
-/// Reads one frame of [`tunnel`], within the limit.
+/// Reads one frame of a tunnel, within the limit.
 pub(crate) async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
-    let read = async {
-        let mut prefix = [0; 2];
-        stream.read_exact(&mut prefix).await?;
-        let len = tunnel::frame_len(prefix).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let mut frame = vec![0; len];
-        stream.read_exact(&mut frame).await?;
-        Ok(frame)
-    };
-    tokio::time::timeout(HEADER_LIMIT, read).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let read = tokio::time::timeout(HEADER_LIMIT, stream::read_frame(stream)).await;
+    read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

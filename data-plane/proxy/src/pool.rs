@@ -17,9 +17,10 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_core::config::EndpointSpec;
 use outrigger_wire::{
     SpiffeId,
-    names::alpn,
+    names::{alpn, ports},
     tunnel::{Caller, TcpHeader},
 };
 use tokio::io::AsyncWriteExt;
@@ -345,6 +346,18 @@ async fn dial(engine: &Engine, target: Target<'_>, name: &'static [u8]) -> Resul
 }
 
 // === impl Target ===
+
+impl<'a> Target<'a> {
+    /// How an endpoint is reached: through its mesh port if it has a proxy, else straight at `port`.
+    pub(crate) fn of(spec: &'a EndpointSpec, port: u16) -> Self {
+        match &spec.identity {
+            Some(identity) if spec.meshed => {
+                Self { address: SocketAddr::new(spec.address, ports::MESH), via: Via::Mesh(identity) }
+            }
+            _ => Self { address: SocketAddr::new(spec.address, port), via: Via::Plain },
+        }
+    }
+}
 
 impl<'a> Via<'a> {
     fn identity(&self) -> Option<&'a SpiffeId> {

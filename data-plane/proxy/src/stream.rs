@@ -7,8 +7,9 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use outrigger_wire::tunnel;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
@@ -40,6 +41,16 @@ impl<S> Prefixed<S> {
         debug_assert!(self.prefix.is_empty());
         Self { prefix: read, inner: self.inner }
     }
+}
+
+/// Reads one frame of a [`tunnel`], without its length. Takes as long as the peer does.
+pub(crate) async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
+    let mut prefix = [0; 2];
+    stream.read_exact(&mut prefix).await?;
+    let len = tunnel::frame_len(prefix).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let mut frame = vec![0; len];
+    stream.read_exact(&mut frame).await?;
+    Ok(frame)
 }
 
 // === impl Prefixed ===

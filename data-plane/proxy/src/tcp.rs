@@ -194,15 +194,10 @@ pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>
         let spec = &picked.endpoint.spec;
         let port = spec.target_port(from.original.port());
         let endpoint = SocketAddr::new(spec.address, port);
-        let (target, meshed) = match (&spec.identity, spec.meshed) {
-            (Some(identity), true) => {
-                (Target { address: SocketAddr::new(spec.address, ports::MESH), via: Via::Mesh(identity) }, true)
-            }
-            _ => (Target { address: endpoint, via: Via::Plain }, false),
-        };
+        let target = Target::of(spec, port);
         match pool.dial(target, alpn::TCP, policy.connect_timeout).await {
             Ok(mut link) => {
-                if meshed {
+                if matches!(target.via, Via::Mesh(_)) {
                     let header = TcpHeader {
                         port,
                         caller: claim(from),

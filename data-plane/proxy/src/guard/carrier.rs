@@ -15,10 +15,10 @@ use outrigger_core::{Store, config::Inbound};
 use outrigger_wire::{
     SpiffeId,
     names::{alpn, ports},
-    tunnel::{GuardHeader, TcpHeader, frame_len},
+    tunnel::{GuardHeader, TcpHeader},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
@@ -34,6 +34,7 @@ use crate::{
     fallback::{Fallback, FallbackError},
     listeners::{Ports, connect_app, original_destination, reset, upstream_socket},
     pump::pump,
+    stream::read_frame,
     telemetry::{Direction, FallbackReason, Listener, Metrics, Side},
     tls::{MeshTls, ServerAlpn, peer_identity},
 };
@@ -289,10 +290,6 @@ where
 }
 
 async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<TcpHeader> {
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let mut prefix = [0; 2];
-    stream.read_exact(&mut prefix).await?;
-    let mut frame = vec![0; frame_len(prefix).map_err(invalid)?];
-    stream.read_exact(&mut frame).await?;
-    TcpHeader::decode(&frame).map_err(invalid)
+    let frame = read_frame(stream).await?;
+    TcpHeader::decode(&frame).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

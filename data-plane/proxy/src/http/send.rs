@@ -15,7 +15,7 @@ use outrigger_core::{
     config::{Protocol, Retry, Rule},
     retry::idempotent,
 };
-use outrigger_wire::names::{headers, ports};
+use outrigger_wire::names::headers;
 
 use super::{
     Exchange, Relay,
@@ -147,20 +147,11 @@ async fn try_once(
 ) -> Tried {
     let spec = &picked.endpoint.spec;
     let port = plan.target_port(picked);
-    let prepared = match (&spec.identity, spec.meshed) {
-        (Some(identity), true) => for_mesh(from, plan.version, port, &mut request, upgrade).map(|()| {
-            let target = Target { address: SocketAddr::new(spec.address, ports::MESH), via: Via::Mesh(identity) };
-            (target, true)
-        }),
-        _ => {
-            let declared = plan.destination.service.port(plan.port).map(|port| port.protocol);
-            let http2 = upgrade.is_none() && (plan.version == Version::HTTP_2 || declared == Some(Protocol::Http2));
-            head::for_app(&mut request, upgrade, http2)
-                .map(|()| (Target { address: SocketAddr::new(spec.address, port), via: Via::Plain }, http2))
-        }
-    };
-    let (target, http2) = match prepared {
-        Ok(prepared) => prepared,
+    let target = Target::of(spec, port);
+    let declared = plan.destination.service.port(plan.port).map(|port| port.protocol);
+    let wanted = upgrade.is_none() && (plan.version == Version::HTTP_2 || declared == Some(Protocol::Http2));
+    let http2 = match prepare(from, target, plan.version, port, wanted, &mut request, upgrade) {
+        Ok(http2) => http2,
         Err(error) => return Tried::Refused(error),
     };
     let connect = plan.destination.service.policy.connect_timeout;
@@ -184,6 +175,22 @@ async fn try_once(
         }
         Err(Failed { error, request: Some(request) }) => Tried::Unsent(request, error.into()),
         Err(Failed { error, request: None }) => Tried::Broken(error.into()),
+    }
+}
+
+/// Gives a request the form that its target takes, and says whether that is HTTP/2; an app gets it if `wanted`.
+fn prepare(
+    from: &Departure,
+    target: Target<'_>,
+    version: Version,
+    port: u16,
+    wanted: bool,
+    request: &mut Request<Relay>,
+    upgrade: Option<&Upgrade>,
+) -> Result<bool, RequestError> {
+    match target.via {
+        Via::Plain => head::for_app(request, upgrade, wanted).map(|()| wanted),
+        Via::Mesh(_) | Via::Deliver(..) => for_mesh(from, version, port, request, upgrade).map(|()| true),
     }
 }
 
@@ -228,17 +235,8 @@ pub(super) async fn for_mirror(
 ) -> Result<(), RequestError> {
     let spec = &picked.endpoint.spec;
     let version = request.version();
-    let (target, http2) = match (&spec.identity, spec.meshed) {
-        (Some(identity), true) => {
-            for_mesh(from, version, endpoint.port(), &mut request, None)?;
-            (Target { address: SocketAddr::new(spec.address, ports::MESH), via: Via::Mesh(identity) }, true)
-        }
-        _ => {
-            let http2 = version == Version::HTTP_2;
-            head::for_app(&mut request, None, http2)?;
-            (Target { address: endpoint, via: Via::Plain }, http2)
-        }
-    };
+    let target = Target::of(spec, endpoint.port());
+    let http2 = prepare(from, target, version, endpoint.port(), version == Version::HTTP_2, &mut request, None)?;
     let sent = from.worker.pool.send(target, http2, request, connect).await;
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     let mut body = response.into_body();
