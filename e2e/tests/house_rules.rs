@@ -23,11 +23,23 @@ const MAY: &[(&str, &[&str])] = &[
     ("outrigger-kube", &["outrigger-crds", "outrigger-model", "outrigger-wire"]),
     ("outrigger-xds", &["outrigger-model", "outrigger-wire"]),
     ("outrigger-ca", &["outrigger-wire"]),
+    ("outrigger-webhook", &["outrigger-core", "outrigger-crds", "outrigger-model", "outrigger-wire"]),
     (
         "outrigger-controller",
-        &["outrigger-ca", "outrigger-crds", "outrigger-kube", "outrigger-model", "outrigger-wire", "outrigger-xds"],
+        &[
+            "outrigger-ca",
+            "outrigger-crds",
+            "outrigger-kube",
+            "outrigger-model",
+            "outrigger-webhook",
+            "outrigger-wire",
+            "outrigger-xds",
+        ],
     ),
-    ("outrigger-cli", &["outrigger-core", "outrigger-crds", "outrigger-testbed", "outrigger-wire"]),
+    (
+        "outrigger-cli",
+        &["outrigger-core", "outrigger-crds", "outrigger-testbed", "outrigger-webhook", "outrigger-wire"],
+    ),
     ("outrigger-testbed", &["outrigger-crds", "outrigger-wire"]),
     ("outrigger-e2e", &["outrigger-crds", "outrigger-testbed", "outrigger-wire"]),
 ];

@@ -6,11 +6,43 @@ pub const GROUP: &str = "outrigger.dev";
 /// Enrolment of a namespace or pod: `sidecar`, `shared` or `none`.
 pub const MODE_LABEL: &str = "outrigger.dev/mode";
 
+/// What the injector says on a pod that it has changed: the version of the mesh that did.
+pub const INJECTED_ANNOTATION: &str = "outrigger.dev/injected";
+
+/// Prefix of the annotations by which a pod's owner sets what its proxies do, such as `outrigger.dev/skip-inbound-ports`.
+pub const ANNOTATION_PREFIX: &str = "outrigger.dev/";
+
 /// Namespace of the mesh's own parts.
 pub const SYSTEM_NAMESPACE: &str = "outrigger-system";
 
 /// Service and service account of the shared proxies, in [`SYSTEM_NAMESPACE`].
 pub const SHARED_NAME: &str = "outrigger-shared";
+
+/// Service, service account, Lease and cluster role of the controller, in [`SYSTEM_NAMESPACE`].
+pub const CONTROLLER_NAME: &str = "outrigger-controller";
+
+/// Secret in [`SYSTEM_NAMESPACE`] with the root's certificate (`tls.crt`) and key (`tls.key`).
+pub const ROOT_SECRET: &str = "outrigger-root";
+
+/// ConfigMap in every namespace with meshed pods: the roots, PEM, under [`ROOT_FILE`].
+pub const TRUST_CONFIG_MAP: &str = "outrigger-trust";
+
+/// Key in [`TRUST_CONFIG_MAP`], and the name of the file that it is mounted as.
+pub const ROOT_FILE: &str = "root.pem";
+
+/// Audience of the service-account tokens by which proxies prove who they are.
+pub const TOKEN_AUDIENCE: &str = "outrigger.dev";
+
+/// Name by which the controller signs what it says of routes (`controllerName`).
+pub const CONTROLLER_ID: &str = "outrigger.dev/controller";
+
+/// Containers of ours in a pod.
+pub mod containers {
+    /// Init container that installs the redirection and ends.
+    pub const REDIRECT: &str = "outrigger-redirect";
+    pub const GUARD: &str = "outrigger-guard";
+    pub const SIDECAR: &str = "outrigger-sidecar";
+}
 
 /// Default trust domain.
 pub const TRUST_DOMAIN: &str = "cluster.local";
@@ -27,12 +59,20 @@ pub mod ports {
     pub const ADMIN: u16 = 15020;
     /// The guard's admin interface, loopback only.
     pub const GUARD_ADMIN: u16 = 15021;
+    /// Health, readiness and metrics of a sidecar or shared proxy, on the pod's own address; read only.
+    pub const HEALTH: u16 = 15022;
+    /// As [`HEALTH`], of the guard.
+    pub const GUARD_HEALTH: u16 = 15023;
     /// The controller's gRPC port: xDS and certificates.
     pub const CONTROLLER: u16 = 15010;
+    /// The controller's admission webhooks, HTTPS.
+    pub const WEBHOOK: u16 = 15017;
+    /// The controller's health, readiness and metrics, on the pod's own address; read only.
+    pub const CONTROLLER_HEALTH: u16 = 15012;
 
     /// Whether a pod's port belongs to its proxies. Nobody reaches those through a proxy.
     pub const fn is_own(port: u16) -> bool {
-        matches!(port, OUTBOUND | INBOUND | MESH | ADMIN | GUARD_ADMIN)
+        matches!(port, OUTBOUND | INBOUND | MESH | ADMIN | GUARD_ADMIN | HEALTH | GUARD_HEALTH)
     }
 }
 
