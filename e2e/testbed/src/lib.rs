@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub mod apps;
 pub mod call;
 pub mod controller;
+pub mod get;
 pub mod load;
 pub mod machine;
 pub mod mesh;

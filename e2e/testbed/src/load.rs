@@ -4,7 +4,7 @@
 use std::{
     fmt,
     io::{self, BufRead, BufReader, Write},
-    process::{Child, ChildStdin, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -78,7 +78,11 @@ impl fmt::Debug for Load {
 
 impl Load {
     pub fn start(pod: &Pod, spec: &LoadSpec) -> Result<Self> {
-        let mut command = pod.namespace.command(binary("outrigger-testapp")?);
+        Self::start_by(pod.namespace.command(binary("outrigger-testapp")?), spec)
+    }
+
+    /// By a command that runs `outrigger-testapp`, wherever that is; the client's arguments are added to it.
+    pub fn start_by(mut command: Command, spec: &LoadSpec) -> Result<Self> {
         command.args(["load", &spec.target.to_string(), "--rate", &spec.rate.to_string()]);
         command.args(["--timeout-ms", &spec.timeout.as_millis().to_string()]);
         command.args(["--report-ms", &spec.report.as_millis().to_string()]);

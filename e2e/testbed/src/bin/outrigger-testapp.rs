@@ -9,7 +9,7 @@ use outrigger_testbed::{
     LoadSpec,
     apps::{grpc, http as web, store},
     call::Target,
-    load,
+    get, load,
 };
 
 #[derive(Debug, Parser)]
@@ -45,6 +45,18 @@ enum App {
         #[arg(long, default_value_t = 6379)]
         port: u16,
     },
+    /// Calls an HTTP server by name, once or more often; each answer is one line of JSON
+    Get {
+        /// http://HOST:PORT/PATH
+        url: http::Uri,
+        #[arg(long, default_value = "GET")]
+        method: http::Method,
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// `NAME: VALUE`
+        #[arg(long = "header", value_parser = header)]
+        headers: Vec<(HeaderName, HeaderValue)>,
+    },
     /// Calls a target at a fixed rate until standard input ends; reports every call
     Load {
         target: Target,
@@ -65,12 +77,27 @@ enum App {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    // The first process of a container ignores signals that it has no handler for.
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        ended = app() => ended,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+async fn app() -> Result<()> {
     match Args::parse().command {
         App::Http { name, version, port, upstreams } => {
             match web::run(port, web::App { name, version, upstreams }).await? {}
         }
         App::Grpc { version, port } => match grpc::run(port, version).await? {},
         App::Store { port } => match store::run(port).await? {},
+        App::Get { url, method, count, headers } => {
+            for _ in 0..count {
+                println!("{}", get::once(&url, &method, &headers).await);
+            }
+            Ok(())
+        }
         App::Load { target, rate, keep_alive, headers, timeout_ms, report_ms } => {
             let timeout = Duration::from_millis(timeout_ms);
             let report = Duration::from_millis(report_ms.max(1));

@@ -1,0 +1,33 @@
+//! All cases, in the order in which they run.
+
+use crate::Case;
+
+mod admission;
+mod control_plane;
+mod failure;
+mod install;
+mod objects;
+mod policy;
+mod shop;
+mod terminal;
+mod upgrade;
+
+pub(crate) fn all() -> Vec<Case> {
+    [
+        install::FIRST,
+        admission::CASES,
+        objects::CASES,
+        policy::CASES,
+        terminal::CASES,
+        failure::CASES,
+        control_plane::CASES,
+        upgrade::CASES,
+        install::LAST,
+    ]
+    .concat()
+}
+
+/// A case that needs only what every user of a cluster has.
+const fn case(name: &'static str, run: fn(&crate::Cluster) -> anyhow::Result<()>) -> Case {
+    Case { name, needs_nodes: false, run }
+}

@@ -1,0 +1,110 @@
+//! Proxies that die in real pods.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use outrigger_testbed::{LoadSpec, now_us};
+use serde_json::Value;
+
+use super::shop;
+use crate::{
+    Case,
+    cluster::{Cluster, text, until},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case { name: "failure: a sidecar killed five times", needs_nodes: true, run: killed },
+    Case { name: "failure: a guard killed", needs_nodes: true, run: guard_killed },
+];
+
+/// Restarts of a container, by the pod's status.
+fn restarts(pod: &Value, container: &str) -> u64 {
+    let statuses = pod["status"]["initContainerStatuses"].as_array();
+    let found = statuses.and_then(|all| all.iter().find(|status| status["name"] == container));
+    found.and_then(|status| status["restartCount"].as_u64()).unwrap_or_default()
+}
+
+/// Kills the sidecars of the caller and of one callee in turn under load: the kubelet restarts them with growing pauses,
+/// so that the later ones are away for long.
+fn killed(cluster: &Cluster) -> Result<()> {
+    shop::open(cluster)?;
+    let front = shop::front(cluster)?;
+    let callee = cluster.pod(shop::NAMESPACE, "app=catalog,version=v2")?;
+    let address = cluster.address(shop::NAMESPACE, "catalog-v2")?;
+    let target = format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?;
+    let load = cluster.load(shop::NAMESPACE, &front, &LoadSpec::new(target, 100))?;
+    until(Duration::from_secs(20), || {
+        ensure!(load.samples().ok().count() > 100, "{:?}", load.samples().by_outcome());
+        Ok(())
+    })?;
+    let from = now_us();
+    let mut kills = Vec::new();
+    for round in 0..5 {
+        let pod = if round % 2 == 0 { &callee } else { &front };
+        until(Duration::from_secs(60), || cluster.process(shop::NAMESPACE, pod, "outrigger-sidecar").map(drop))?;
+        kills.push(cluster.kill(shop::NAMESPACE, pod, "outrigger-sidecar")?);
+        let killed_at = now_us();
+        until(Duration::from_secs(10), || {
+            let since = load.since(killed_at);
+            ensure!(since.ok().count() > 150, "{:?}", since.by_outcome());
+            Ok(())
+        })?;
+    }
+    // While the sidecar is away the pod must stay an endpoint: it has only one of this service.
+    let slices = cluster.kubectl(&[
+        "get",
+        "endpointslices",
+        "-n",
+        shop::NAMESPACE,
+        "-l",
+        "kubernetes.io/service-name=catalog-v2",
+        "-o",
+        "json",
+    ])?;
+    let slices: Value = serde_json::from_str(&slices)?;
+    println!("        Kubernetes says ready: {}", slices["items"][0]["endpoints"][0]["conditions"]["ready"]);
+    until(Duration::from_secs(90), || {
+        let pod = cluster.get("pod", shop::NAMESPACE, &callee)?;
+        ensure!(restarts(&pod, "outrigger-sidecar") >= 3, "{} restarts", restarts(&pod, "outrigger-sidecar"));
+        let state = &pod["status"]["initContainerStatuses"];
+        let running = state
+            .as_array()
+            .is_some_and(|all| all.iter().filter(|one| one["state"]["running"].is_object()).count() == 2);
+        ensure!(running, "the sidecar isn't back: {}", text(&state[2]["state"]["waiting"]["reason"]));
+        Ok(())
+    })?;
+    let samples = load.finish()?;
+    let deaths = samples.between(from, u64::MAX).deaths(&kills);
+    println!(
+        "        {} calls, {} refused, {} failed on new connections, {} in flight, slowest first answer {:?}",
+        deaths.calls,
+        deaths.refused,
+        deaths.failed_new,
+        deaths.in_flight,
+        deaths.slowest_first_answer()
+    );
+    ensure!(deaths.refused == 0 && deaths.failed_new == 0, "{deaths:?} {:?}", samples.by_outcome());
+    Ok(())
+}
+
+fn guard_killed(cluster: &Cluster) -> Result<()> {
+    let front = shop::front(cluster)?;
+    let address = cluster.address(shop::NAMESPACE, "catalog-v1")?;
+    let target = format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?;
+    let load = cluster.load(shop::NAMESPACE, &front, &LoadSpec::new(target, 50))?;
+    until(Duration::from_secs(20), || {
+        ensure!(load.samples().ok().count() > 50, "{:?}", load.samples().by_outcome());
+        Ok(())
+    })?;
+    let before = restarts(&cluster.get("pod", shop::NAMESPACE, &front)?, "outrigger-guard");
+    let kill = cluster.kill(shop::NAMESPACE, &front, "outrigger-guard")?;
+    until(Duration::from_secs(60), || {
+        let pod = cluster.get("pod", shop::NAMESPACE, &front)?;
+        ensure!(restarts(&pod, "outrigger-guard") > before, "it wasn't restarted");
+        Ok(())
+    })?;
+    let samples = load.finish()?;
+    let deaths = samples.deaths(&[kill]);
+    ensure!(deaths.refused == 0 && deaths.failed_new == 0, "{deaths:?} {:?}", samples.by_outcome());
+    Ok(())
+}
