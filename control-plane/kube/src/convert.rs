@@ -11,7 +11,7 @@ use outrigger_crds::{
     AccessPolicy, MeshConfig, MeshRoute, TrafficPolicy, Workload,
     gateway::{GrpcRoute, HttpRoute, ReferenceGrant},
 };
-use outrigger_model::{Finding, Inputs};
+use outrigger_model::{Finding, Inputs, Reason};
 
 use crate::Settings;
 
@@ -100,7 +100,7 @@ fn ppm(percent: Option<i32>) -> u32 {
 // === impl Report ===
 
 impl Report<'_> {
-    fn add(&mut self, field: impl Display, message: String, remedy: &str) {
-        self.findings.push(Finding::new(self.object, &field.to_string(), message, remedy));
+    fn add(&mut self, field: impl Display, reason: Reason, message: String, remedy: &str) {
+        self.findings.push(Finding::new(self.object, &field.to_string(), reason, message, remedy));
     }
 }

@@ -5,7 +5,7 @@ use outrigger_wire::{names, proto::config as wire};
 use wire::access_policy::Action;
 
 use crate::{
-    Finding,
+    Finding, Reason,
     inputs::{AccessDefault, AccessPolicy, Selects},
     mesh::{Member, Mesh, namespace_of},
 };
@@ -36,6 +36,7 @@ impl<'a> AccessPolicies<'a> {
                 findings.push(Finding::new(
                     &policy.origin(),
                     &format!("spec.targetRefs[{index}]"),
+                    Reason::TargetNotFound,
                     format!("service {service} {problem}: nothing is selected by it"),
                     "name a service of the policy's namespace",
                 ));

@@ -10,7 +10,7 @@ use std::{
 use outrigger_wire::{SpiffeId, names, names::type_url, proto::config as wire};
 
 use crate::{
-    Finding, Inputs, MeshSnapshot,
+    Finding, Inputs, MeshSnapshot, Reason,
     access::AccessPolicies,
     inputs::{Endpoint, Port, Service},
     mesh::{Member, Mesh},
@@ -201,6 +201,7 @@ fn address_taken(object: &str, address: IpAddr, owner: &str) -> Finding {
     Finding::new(
         object,
         "spec.addresses",
+        Reason::Conflicted,
         format!("address {address} belongs to {owner}; calls of it go there"),
         "give each object addresses of its own",
     )

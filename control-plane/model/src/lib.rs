@@ -13,6 +13,6 @@ mod routes;
 mod traffic;
 
 pub use build::{Built, build};
-pub use finding::Finding;
+pub use finding::{Concern, Finding, Reason};
 pub use inputs::Inputs;
 pub use snapshot::{MeshSnapshot, Resource, TypeSet};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use outrigger_wire::SpiffeId;
 
 use crate::{
-    Finding, Inputs,
+    Finding, Inputs, Reason,
     inputs::{Endpoint, Mode, Service, Workload},
 };
 
@@ -87,6 +87,7 @@ fn identity(inputs: &Inputs, workload: &Workload, findings: &mut Vec<Finding>) -
             findings.push(Finding::new(
                 &workload.origin,
                 "spec.serviceAccount",
+                Reason::Invalid,
                 format!("no identity can be made of it: {error}; the workload stays out of the mesh"),
                 "name a service account of letters, digits, '.', '-' and '_'",
             ));

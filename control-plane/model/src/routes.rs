@@ -9,7 +9,7 @@ use std::{
 use outrigger_wire::proto::config as wire;
 
 use crate::{
-    Finding,
+    Finding, Reason,
     inputs::{Route, RouteKind, RouteRule},
     mesh::{Mesh, namespace_of},
 };
@@ -52,6 +52,7 @@ pub(crate) fn tables(mesh: &Mesh<'_>, findings: &mut Vec<Finding>) -> BTreeMap<S
                 findings.push(Finding::new(
                     &compiled.route.origin(),
                     &format!("spec.parentRefs[{}]", parent.index),
+                    Reason::NoMatchingParent,
                     problem,
                     "name a service and port that exist",
                 ));
@@ -156,6 +157,7 @@ fn compile_rule(referrer: &Referrer<'_>, rule: &RouteRule, findings: &mut Vec<Fi
         findings.push(Finding::new(
             &route.origin(),
             &field,
+            Reason::BackendNotFound,
             "the rule has no backends: what it matches is answered with 500".to_owned(),
             "add a backend, a redirect or a direct response",
         ));

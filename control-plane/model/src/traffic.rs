@@ -7,7 +7,7 @@ use outrigger_wire::{names, proto::config as wire};
 use wire::traffic_policy::Balancer;
 
 use crate::{
-    Finding,
+    Finding, Reason,
     inputs::{PolicyTarget, TrafficPolicy, TrafficSettings},
     mesh::{Member, Mesh, namespace_of},
 };
@@ -26,17 +26,18 @@ impl<'a> TrafficPolicies<'a> {
         let mut by_target: BTreeMap<_, Vec<&TrafficPolicy>> = BTreeMap::new();
         for policy in policies {
             for (index, target) in policy.targets.iter().enumerate() {
-                let mut report = |message, remedy| {
+                let mut report = |reason, message, remedy| {
                     let field = format!("spec.targetRefs[{index}]");
-                    findings.push(Finding::new(&policy.origin(), &field, message, remedy));
+                    findings.push(Finding::new(&policy.origin(), &field, reason, message, remedy));
                 };
                 if let Some((message, remedy)) = out_of_reach(mesh, policy, target) {
-                    report(message, remedy);
+                    report(Reason::TargetNotFound, message, remedy);
                     continue;
                 }
                 let same = by_target.entry(target).or_default();
                 if let Some(older) = same.first() {
                     report(
+                        Reason::Overridden,
                         format!("{} is for the same target: what both set is taken from there", older.origin()),
                         "merge the two policies",
                     );

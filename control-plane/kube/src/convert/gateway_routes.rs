@@ -5,7 +5,7 @@ use outrigger_crds::gateway::{
     HttpRouteRule, MatchType, ParentRef, PathMatch, ReferenceGrant,
 };
 use outrigger_model::{
-    Finding,
+    Finding, Reason,
     inputs::{Grant, GrantFrom, GrpcMethod, Route, RouteKind, RouteMatch, RouteParent, RouteRule, Service},
 };
 use outrigger_wire::proto::config as wire;
@@ -68,7 +68,7 @@ fn parents(refs: &[ParentRef], own: &str, services: &[Service], report: &mut Rep
                 let field = format!("spec.parentRefs[{index}].sectionName");
                 let message =
                     format!("service {service} has no such port named {section}; the route has no effect there");
-                report.add(field, message, "name a port of the service");
+                report.add(field, Reason::NoMatchingParent, message, "name a port of the service");
                 continue;
             };
             port = Some(named);
@@ -82,7 +82,7 @@ fn parents(refs: &[ParentRef], own: &str, services: &[Service], report: &mut Rep
 fn hostnames(hostnames: &[String], parents: &[RouteParent], report: &mut Report<'_>) {
     if !hostnames.is_empty() && !parents.is_empty() {
         let message = "hostnames have no effect on routes of Services".to_owned();
-        report.add("spec.hostnames", message, "remove them");
+        report.add("spec.hostnames", Reason::Ignored, message, "remove them");
     }
 }
 
@@ -90,7 +90,7 @@ fn session_persistence(wanted: bool, field: &str, report: &mut Report<'_>) {
     if wanted {
         let message = "session persistence isn't supported; it has no effect".to_owned();
         let remedy = "use a MeshRoute's stickiness, or a TrafficPolicy's loadBalancer.hashOn";
-        report.add(format_args!("{field}.sessionPersistence"), message, remedy);
+        report.add(format_args!("{field}.sessionPersistence"), Reason::Ignored, message, remedy);
     }
 }
 
@@ -144,7 +144,7 @@ fn mirrors(rule: &GrpcRouteRule, field: &str, report: &mut Report<'_>) {
     for (field, filters) in std::iter::once((format!("{field}.filters"), &rule.filters)).chain(of_backends) {
         for at in (0..filters.len()).filter(|at| filters[*at].r#type == GrpcFilterType::RequestMirror) {
             let message = "only calls with a content-length are copied, which most gRPC clients don't send".to_owned();
-            report.add(format_args!("{field}[{at}]"), message, "remove the filter if yours don't");
+            report.add(format_args!("{field}[{at}]"), Reason::Ignored, message, "remove the filter if yours don't");
         }
     }
 }
@@ -182,7 +182,8 @@ fn rule_filters(converted: impl Iterator<Item = Converted>, field: &str, report:
             Ok(kind) => kept.extend(kind.map(|kind| wire::Filter { kind: Some(kind) })),
             Err(filters::Unsupported) => {
                 let message = "the filter isn't supported: what the rule matches is answered with 500".to_owned();
-                report.add(format_args!("{field}.filters[{index}]"), message, "remove the filter");
+                let field = format_args!("{field}.filters[{index}]");
+                report.add(field, Reason::UnsupportedValue, message, "remove the filter");
                 return vec![filters::refusal()];
             }
         }
@@ -198,7 +199,7 @@ fn with_filters(
 ) -> wire::Backend {
     if backend.invalid {
         let message = "the backend is no Service: its share is answered with 500".to_owned();
-        report.add(field, message, "name a Service of the core group");
+        report.add(field, Reason::InvalidKind, message, "name a Service of the core group");
     }
     for (index, filter) in converted.enumerate() {
         match filter {
@@ -206,7 +207,8 @@ fn with_filters(
             Err(filters::Unsupported) => {
                 backend.invalid = true;
                 let message = "the filter isn't supported: the backend's share is answered with 500".to_owned();
-                report.add(format_args!("{field}.filters[{index}]"), message, "remove the filter");
+                let field = format_args!("{field}.filters[{index}]");
+                report.add(field, Reason::UnsupportedValue, message, "remove the filter");
             }
         }
     }

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use outrigger_crds::{self as crds, WorkloadMode, WorkloadProtocol};
 use outrigger_model::{
-    Finding,
+    Finding, Reason,
     inputs::{Endpoint, Mode, Namespace, Port, Service, Workload},
 };
 use outrigger_wire::{names::MODE_LABEL, proto::config::Protocol};
@@ -26,7 +26,8 @@ pub(super) fn namespace(object: &v1::Namespace, findings: &mut Vec<Finding>) -> 
         Some(other) => {
             let mut report = Report { object: &format!("Namespace/{name}"), findings };
             let message = format!("{other:?} is no mode; the label is ignored");
-            report.add(format_args!("metadata.labels[{MODE_LABEL:?}]"), message, "write sidecar, shared or none");
+            let field = format_args!("metadata.labels[{MODE_LABEL:?}]");
+            report.add(field, Reason::Invalid, message, "write sidecar, shared or none");
             None
         }
     };
@@ -108,6 +109,7 @@ pub(super) fn endpoints(
                     Err(missing) => findings.push(Finding::new(
                         &workload.origin,
                         "spec.ports",
+                        Reason::Invalid,
                         format!("no port {missing:?}, so it is no endpoint of Service/{namespace}/{name}"),
                         "name the port, or give the service's targetPort a number",
                     )),
@@ -145,7 +147,10 @@ fn addresses(texts: &[String], report: &mut Report<'_>, field: &str) -> Vec<IpAd
         match text.parse() {
             Ok(address) if addresses.contains(&address) => {}
             Ok(address) => addresses.push(address),
-            Err(_) => report.add(field, format!("{text:?} is no IP address; it is ignored"), "write an IP address"),
+            Err(_) => {
+                let message = format!("{text:?} is no IP address; it is ignored");
+                report.add(field, Reason::Invalid, message, "write an IP address");
+            }
         }
     }
     addresses

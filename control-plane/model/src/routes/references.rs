@@ -5,7 +5,7 @@ use outrigger_wire::proto::config as wire;
 use wire::filter::Kind;
 
 use crate::{
-    Finding,
+    Finding, Reason,
     inputs::{Port, Route},
     mesh::{Mesh, namespace_of},
 };
@@ -67,33 +67,36 @@ impl Referrer<'_> {
         }
         match self.resolve(&backend) {
             Ok(port) => backend.port = port,
-            Err((message, remedy)) => {
+            Err((reason, message, remedy)) => {
                 backend.invalid = true;
                 let message = format!("{message}; {consequence}");
-                findings.push(Finding::new(&self.route.origin(), &self.field(field), message, remedy));
+                findings.push(Finding::new(&self.route.origin(), &self.field(field), reason, message, remedy));
             }
         }
         backend
     }
 
-    fn resolve(&self, backend: &wire::Backend) -> Result<u32, (String, &'static str)> {
+    fn resolve(&self, backend: &wire::Backend) -> Result<u32, (Reason, String, &'static str)> {
         let name = &backend.service;
         let namespace = namespace_of(name);
         // Before anything else, so that an answer doesn't tell what exists in a namespace that grants nothing.
         if namespace != self.route.namespace && !self.granted(name) {
             return Err((
+                Reason::RefNotPermitted,
                 format!("no ReferenceGrant in {namespace} permits service {name}"),
                 "create a ReferenceGrant in the service's namespace",
             ));
         }
         let Some(service) = self.mesh.services.get(name) else {
-            return Err((format!("service {name} doesn't exist"), "name a service that exists"));
+            let message = format!("service {name} doesn't exist");
+            return Err((Reason::BackendNotFound, message, "name a service that exists"));
         };
+        let missing = |message, remedy| Err((Reason::BackendNotFound, message, remedy));
         match (backend.port, service.ports.as_slice()) {
             (0, [Port { port, .. }]) => Ok(u32::from(*port)),
-            (0, _) => Err((format!("service {name} doesn't have exactly one port"), "name a port")),
+            (0, _) => missing(format!("service {name} doesn't have exactly one port"), "name a port"),
             (port, ports) if ports.iter().any(|p| u32::from(p.port) == port) => Ok(port),
-            (port, _) => Err((format!("service {name} has no port {port}"), "name a port that the service has")),
+            (port, _) => missing(format!("service {name} has no port {port}"), "name a port that the service has"),
         }
     }
 
