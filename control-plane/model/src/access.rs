@@ -1,11 +1,14 @@
 //! Access policies: which of them a workload must enforce. Their rules are passed on as they are; the verdict is the
 //! proxy's. Never widens a policy: one that can't be applied as written is reported and selects nothing.
 
-use outrigger_wire::{names, proto::config as wire};
+use outrigger_wire::{
+    names::{self, type_url},
+    proto::config as wire,
+};
 use wire::access_policy::Action;
 
 use crate::{
-    Finding, Reason,
+    Affects, Finding, Reason,
     inputs::{AccessDefault, AccessPolicy, Selects},
     mesh::{Member, Mesh, namespace_of},
 };
@@ -48,6 +51,15 @@ impl<'a> AccessPolicies<'a> {
             rules: Vec::new(),
         });
         Self { policies, default }
+    }
+
+    /// Policies that are for everyone. All others are noted where they are selected: each workload's are named by origin.
+    pub(crate) fn note(&self, affects: &mut Affects) {
+        let everywhere =
+            self.policies.iter().filter(|p| p.namespace == names::SYSTEM_NAMESPACE && p.selects == Selects::All);
+        for policy in everywhere {
+            affects.all(&policy.origin(), type_url::INBOUND);
+        }
     }
 
     pub(crate) fn of(&self, member: &Member<'_>) -> Vec<wire::AccessPolicy> {

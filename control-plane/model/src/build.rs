@@ -10,7 +10,7 @@ use std::{
 use outrigger_wire::{SpiffeId, names, names::type_url, proto::config as wire};
 
 use crate::{
-    Finding, Inputs, MeshSnapshot, Reason,
+    Affects, Finding, Inputs, MeshSnapshot, Reason,
     access::AccessPolicies,
     inputs::{Endpoint, Port, Service},
     mesh::{Member, Mesh},
@@ -28,6 +28,7 @@ pub struct Built {
     /// Its generation is that of the previous snapshot if nothing changed.
     pub snapshot: MeshSnapshot,
     pub problems: Vec<Finding>,
+    pub affects: Affects,
 }
 
 /// Derives what is served. Whatever equals its counterpart in `previous` is shared with it.
@@ -37,11 +38,17 @@ pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
     let traffic = TrafficPolicies::collect(&mesh, &mut problems);
     let access = AccessPolicies::collect(&mesh, &mut problems);
 
-    let mut services = services(&mesh, &traffic, &mut problems);
+    let mut affects = Affects::default();
+    affects.all(&inputs.mesh.origin, type_url::TRUST);
+    affects.all(&inputs.mesh.origin, type_url::INBOUND);
+    access.note(&mut affects);
+    traffic.note(&mesh, &mut affects);
+
+    let mut services = services(&mesh, &traffic, &mut problems, &mut affects);
     services.append(&mut direct_services(&mesh, &traffic, &mut problems));
     let types = BTreeMap::from([
         (type_url::TRUST, vec![trust(inputs)]),
-        (type_url::INBOUND, inbounds(&mesh, &traffic, &access)),
+        (type_url::INBOUND, inbounds(&mesh, &traffic, &access, &mut affects)),
         (type_url::ENDPOINT, endpoints(&mesh)),
         (type_url::SERVICE, services),
     ]);
@@ -50,7 +57,27 @@ pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
     let workloads = enrolled.map(|(name, identity)| (name.as_str().into(), identity.as_str().into())).collect();
     problems.sort();
     problems.dedup();
-    Built { snapshot: MeshSnapshot::assemble(types, shared_identities, workloads, previous), problems }
+    for (name, member) in &mesh.members {
+        note_workload(name, member, &mut affects);
+    }
+    Built { snapshot: MeshSnapshot::assemble(types, shared_identities, workloads, previous), problems, affects }
+}
+
+/// What a Workload is in: its own resources, and its place behind each of its services. Pods have no status of ours.
+fn note_workload(name: &str, member: &Member<'_>, affects: &mut Affects) {
+    let workload = member.workload;
+    if !workload.origin.starts_with("Workload/") {
+        return;
+    }
+    if member.identity.is_some() {
+        affects.add(&workload.origin, type_url::INBOUND, name);
+    }
+    for service in &member.services {
+        affects.add(&workload.origin, type_url::ENDPOINT, &format!("{service}/{}", workload.name));
+    }
+    for address in &workload.addresses {
+        affects.add(&workload.origin, type_url::SERVICE, &names::address_alias(*address));
+    }
 }
 
 fn trust(inputs: &Inputs) -> Draft {
@@ -58,8 +85,13 @@ fn trust(inputs: &Inputs) -> Draft {
     Draft::new(trust_domain.clone(), Vec::new(), &wire::Trust { trust_domain, roots: inputs.mesh.roots.clone() })
 }
 
-fn services(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, problems: &mut Vec<Finding>) -> Vec<Draft> {
-    let mut tables = routes::tables(mesh, problems);
+fn services(
+    mesh: &Mesh<'_>,
+    traffic: &TrafficPolicies<'_>,
+    problems: &mut Vec<Finding>,
+    affects: &mut Affects,
+) -> Vec<Draft> {
+    let mut tables = routes::tables(mesh, problems, affects);
     let mut taken: BTreeMap<IpAddr, &Service> = BTreeMap::new();
     let mut drafts = Vec::with_capacity(mesh.services.len());
     for (name, service) in &mesh.services {
@@ -150,17 +182,26 @@ fn endpoint_of(service: String, name: &str, member: &Member<'_>, address: IpAddr
     }
 }
 
-fn inbounds(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, access: &AccessPolicies<'_>) -> Vec<Draft> {
+fn inbounds(
+    mesh: &Mesh<'_>,
+    traffic: &TrafficPolicies<'_>,
+    access: &AccessPolicies<'_>,
+    affects: &mut Affects,
+) -> Vec<Draft> {
     let acting: Vec<String> = mesh.shared_identities().into_iter().map(str::to_owned).collect();
     let drafts = mesh.members.iter().filter_map(|(name, member)| {
         let identity = member.identity.as_ref()?;
+        let policies = access.of(member);
+        for policy in &policies {
+            affects.add(&policy.name, type_url::INBOUND, name);
+        }
         let message = wire::Inbound {
             workload: name.clone(),
             identity: identity.to_string(),
             addresses: member.workload.addresses.iter().map(IpAddr::to_string).collect(),
             mtls: mesh.inputs.mesh.mtls.into(),
             ports: ports(mesh, name, member),
-            policies: access.of(member),
+            policies,
             fallback: Some(traffic.fallback(mesh, member)),
             acting_identities: acting.clone(),
             labels: member.workload.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),

@@ -1,9 +1,11 @@
 //! The mesh as pure data: [`Inputs`] in, [`MeshSnapshot`] out. No clock, no IO, no Kubernetes.
 
+pub mod held;
 pub mod inputs;
 pub mod snapshot;
 
 mod access;
+mod affects;
 mod build;
 mod finding;
 #[cfg(test)]
@@ -12,7 +14,9 @@ mod mesh;
 mod routes;
 mod traffic;
 
+pub use affects::{Affects, Effects, Reach};
 pub use build::{Built, build};
 pub use finding::{Concern, Finding, Reason};
+pub use held::{Held, Holdings};
 pub use inputs::Inputs;
 pub use snapshot::{MeshSnapshot, Resource, TypeSet};

@@ -6,10 +6,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use outrigger_wire::proto::config as wire;
+use outrigger_wire::{names::type_url, proto::config as wire};
 
 use crate::{
-    Finding, Reason,
+    Affects, Finding, Reason,
     inputs::{Route, RouteKind, RouteRule},
     mesh::{Mesh, namespace_of},
 };
@@ -40,7 +40,11 @@ struct Entry {
 type Attached<'r, 'a> = BTreeMap<&'a str, Vec<(Option<u16>, &'r Compiled<'a>)>>;
 
 /// Route tables by service.
-pub(crate) fn tables(mesh: &Mesh<'_>, findings: &mut Vec<Finding>) -> BTreeMap<String, Vec<wire::RouteTable>> {
+pub(crate) fn tables(
+    mesh: &Mesh<'_>,
+    findings: &mut Vec<Finding>,
+    affects: &mut Affects,
+) -> BTreeMap<String, Vec<wire::RouteTable>> {
     let mut routes: Vec<&Route> = mesh.inputs.routes.iter().collect();
     routes.sort_by_key(|r| (r.created.is_none(), r.created, &r.namespace, &r.name, r.kind));
     let compiled: Vec<Compiled<'_>> = routes.into_iter().map(|route| compile(mesh, route, findings)).collect();
@@ -58,6 +62,7 @@ pub(crate) fn tables(mesh: &Mesh<'_>, findings: &mut Vec<Finding>) -> BTreeMap<S
                 ));
                 continue;
             }
+            affects.add(&compiled.route.origin(), type_url::SERVICE, &parent.service);
             // Gateway API: a route in another namespace than its service is for that namespace's callers only.
             let namespace = compiled.route.namespace.as_str();
             let consumer = if namespace == namespace_of(&parent.service) { "" } else { namespace };

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_wire::{names, proto::config as wire};
+use outrigger_wire::{
+    names::{self, type_url},
+    proto::config as wire,
+};
 use wire::traffic_policy::Balancer;
 
 use crate::{
-    Finding, Reason,
+    Affects, Finding, Reason,
     inputs::{PolicyTarget, TrafficPolicy, TrafficSettings},
     mesh::{Member, Mesh, namespace_of},
 };
@@ -46,6 +49,37 @@ impl<'a> TrafficPolicies<'a> {
             }
         }
         Self { by_target }
+    }
+
+    /// What each policy has a say in, whether or not an older one has said it already.
+    pub(crate) fn note(&self, mesh: &Mesh<'_>, affects: &mut Affects) {
+        if self.by_target.is_empty() {
+            return;
+        }
+        for policy in self.of(&PolicyTarget::Mesh) {
+            affects.all(&policy.origin(), type_url::SERVICE);
+            affects.all(&policy.origin(), type_url::INBOUND);
+        }
+        for name in mesh.services.keys() {
+            for target in [PolicyTarget::Service(name.clone()), in_namespace(namespace_of(name))] {
+                self.of(&target).iter().for_each(|policy| affects.add(&policy.origin(), type_url::SERVICE, name));
+            }
+        }
+        for (name, member) in &mesh.members {
+            let namespace = in_namespace(&member.workload.namespace);
+            for policy in self.of(&namespace) {
+                for address in &member.workload.addresses {
+                    affects.add(&policy.origin(), type_url::SERVICE, &names::address_alias(*address));
+                }
+            }
+            if member.identity.is_none() {
+                continue;
+            }
+            let services = member.services.iter().map(|service| PolicyTarget::Service((*service).to_owned()));
+            for target in services.chain([namespace]) {
+                self.of(&target).iter().for_each(|policy| affects.add(&policy.origin(), type_url::INBOUND, name));
+            }
+        }
     }
 
     /// What applies to calls of a service; `None` if nobody said anything.

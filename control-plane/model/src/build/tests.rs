@@ -2,7 +2,7 @@ use prost::Message;
 use wire::{access_policy::Action, endpoint::State, fallback::OnSidecarFailure, traffic_policy::Balancer};
 
 use super::*;
-use crate::{fixtures::*, inputs::*};
+use crate::{Reach, fixtures::*, held::Marks, inputs::*};
 
 /// A shop of three workloads behind two services, and the shared proxies.
 fn shop() -> Inputs {
@@ -260,7 +260,71 @@ fn order_of_inputs_does_not_matter() {
         let again = build(&shuffled, None);
         assert_eq!(again.snapshot, first.snapshot);
         assert_eq!(again.problems, first.problems);
+        assert_eq!(again.affects, first.affects);
     }
+}
+
+#[test]
+fn what_an_object_has_an_effect_on() {
+    let mut inputs = shop();
+    let settings = TrafficSettings::default;
+    inputs.routes = vec![
+        route(RouteKind::HttpRoute, "shop/r", "shop/front", vec![rule(vec![], &["shop/store:5432"])]),
+        route(RouteKind::MeshRoute, "shop/none", "shop/none", vec![rule(vec![], &["shop/store:5432"])]),
+    ];
+    inputs.traffic_policies = vec![
+        traffic("shop/front", vec![PolicyTarget::Service("shop/front".to_owned())], settings()),
+        traffic("shop/all", vec![PolicyTarget::Namespace("shop".to_owned())], settings()),
+        traffic("outrigger-system/mesh", vec![PolicyTarget::Mesh], settings()),
+    ];
+    inputs.access_policies = vec![
+        access("shop/front", Selects::Services(vec!["shop/front".to_owned()])),
+        access("outrigger-system/all", Selects::All),
+    ];
+    let affects = build(&inputs, None).affects;
+    let table = [
+        ("HTTPRoute/shop/r", "Service: shop/front"),
+        ("MeshRoute/shop/none", ""),
+        ("TrafficPolicy/shop/front", "Inbound: shop/front-1 shop/small-1; Service: shop/front"),
+        (
+            "TrafficPolicy/shop/all",
+            "Inbound: shop/front-1 shop/small-1; Service: @10.2.0.1 @10.2.0.2 @10.2.0.3 shop/front shop/store",
+        ),
+        ("TrafficPolicy/outrigger-system/mesh", "Inbound: *; Service: *"),
+        ("AccessPolicy/shop/front", "Inbound: shop/front-1 shop/small-1"),
+        ("AccessPolicy/outrigger-system/all", "Inbound: *"),
+        ("MeshConfig/default", "Inbound: *; Trust: *"),
+        ("Workload/shop/front-1", "Endpoint: shop/front/front-1; Inbound: shop/front-1; Service: @10.2.0.1"),
+        // Not enrolled.
+        ("Workload/shop/store-1", "Endpoint: shop/store/store-1; Service: @10.2.0.2"),
+    ];
+    for (origin, expected) in table {
+        let effects = affects.of(origin).iter().map(|(url, reach)| {
+            let names = match reach {
+                Reach::All => "*".to_owned(),
+                Reach::Named(names) => names.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" "),
+            };
+            format!("{}: {names}", url.rsplit('.').next().unwrap())
+        });
+        assert_eq!(effects.collect::<Vec<_>>().join("; "), expected, "{origin}");
+    }
+}
+
+#[test]
+fn marks_follow_what_has_an_effect() {
+    let mut inputs = shop();
+    inputs.routes = vec![route(RouteKind::HttpRoute, "shop/r", "shop/front", vec![rule(vec![], &["shop/store:5432"])])];
+    let marks = |inputs: &Inputs| {
+        let built = build(inputs, None);
+        let mut marks = Marks::new(&built.snapshot);
+        ["HTTPRoute/shop/r", "MeshConfig/default"].map(|origin| marks.of(built.affects.of(origin)))
+    };
+    let before = marks(&inputs);
+    inputs.mesh.mtls = wire::inbound::Mtls::Strict;
+    let [route, mesh] = marks(&inputs);
+    assert_eq!((route == before[0], mesh == before[1]), (true, false));
+    inputs.routes[0].rules[0].request_timeout_ms = Some(1);
+    assert_ne!(marks(&inputs)[0], before[0]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn inputs(routes: Vec<Route>) -> Inputs {
 fn tables_of(inputs: &Inputs, service: &str) -> (Vec<wire::RouteTable>, Vec<Finding>) {
     let mut findings = Vec::new();
     let mesh = Mesh::join(inputs, &mut findings);
-    let tables = tables(&mesh, &mut findings).remove(service).unwrap_or_default();
+    let tables = tables(&mesh, &mut findings, &mut Affects::default()).remove(service).unwrap_or_default();
     (tables, findings)
 }
 
