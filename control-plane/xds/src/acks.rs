@@ -16,6 +16,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{Session, Subscription, Variant};
 
+mod held;
+#[cfg(test)]
+mod tests;
+
 /// The registry.
 #[derive(Debug, Default)]
 pub struct Acks {

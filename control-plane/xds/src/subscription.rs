@@ -54,6 +54,17 @@ pub struct Subscription {
     nack: Option<Nack>,
 }
 
+/// How a client stands to a resource that concerns it, from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    /// It has the current version in force.
+    Current,
+    /// It has yet to.
+    Pending,
+    /// It has refused it.
+    Rejected,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
     Unanswered,
@@ -196,6 +207,32 @@ impl Subscription {
     /// Versions in force at the client, by name.
     pub(crate) fn accepted(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
         self.held.iter().filter_map(|(name, held)| Some((name, held.accepted.as_ref()?)))
+    }
+
+    /// Names of what the client was sent or is to be sent next.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let coming = self.plan.upserts.keys().filter(|name| !self.held.contains_key(*name));
+        self.held.keys().chain(coming)
+    }
+
+    /// At most this many [`names`](Self::names) there are.
+    pub(crate) fn len(&self) -> usize {
+        self.held.len() + self.plan.upserts.len()
+    }
+
+    /// How the client stands to a resource whose version is now `current` (`None`: it is gone). `None`: it has never been
+    /// sent the resource and isn't about to.
+    pub(crate) fn standing(&self, name: &str, current: Option<&str>) -> Option<Standing> {
+        let Some(held) = self.held.get(name) else {
+            return self.plan.upserts.contains_key(name).then_some(Standing::Pending);
+        };
+        if held.accepted.as_deref() == current {
+            return Some(Standing::Current);
+        }
+        let unanswered = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.names.contains(name));
+        let refused = self.nack.as_ref().is_some_and(|nack| nack.names.iter().any(|refused| **refused == *name));
+        let rejected = refused && !unanswered && Some(&*held.version) == current;
+        Some(if rejected { Standing::Rejected } else { Standing::Pending })
     }
 
     pub(crate) fn nack(&self) -> Option<&Nack> {
