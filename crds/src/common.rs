@@ -11,11 +11,18 @@ use crate::Duration;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// `Accepted`: the object is valid and its references resolve. `Programmed`: every proxy concerned has it.
+    /// `Accepted`: the object is valid and in force. `ResolvedRefs`: what it refers to exists. `Programmed`: every
+    /// proxy concerned has it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+    /// Which leader among the controller's replicas wrote this. It only grows, so that one that has been replaced and
+    /// doesn't know yet can't write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    #[x_kube(validation = Rule::new("self >= oldSelf").message("a newer leader has written this status"))]
+    pub lease_transitions: Option<i64>,
 }
 
 /// How a value is compared.
