@@ -5,7 +5,10 @@ use bytes::Bytes;
 
 pub mod convert;
 pub mod derive;
+#[cfg(test)]
+mod fake;
 pub mod folder;
+pub mod lease;
 
 pub use outrigger_crds::Problem;
 
