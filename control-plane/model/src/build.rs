@@ -206,10 +206,19 @@ fn inbounds(
             acting_identities: acting.clone(),
             labels: member.workload.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
             zone: member.workload.zone.clone(),
+            probes: probes(&member.workload.probes),
         };
         Some(Draft::new(name.clone(), Vec::new(), &message))
     });
     drafts.collect()
+}
+
+/// In one order on every replica, each once.
+fn probes(all: &[wire::Probe]) -> Vec<wire::Probe> {
+    let mut probes = all.to_vec();
+    probes.sort_by(|a, b| (a.port, a.grpc, &a.path).cmp(&(b.port, b.grpc, &b.path)));
+    probes.dedup();
+    probes
 }
 
 /// Ports of a workload: its own, and those that services send to. A protocol that the workload doesn't say is taken from

@@ -96,6 +96,8 @@ pub struct Workload {
     pub mode: Option<Mode>,
     /// Finishes what it has and gets nothing new.
     pub draining: bool,
+    /// What the platform asks it about its health; let in without mTLS and whatever the policies say.
+    pub probes: Vec<wire::Probe>,
 }
 
 /// One workload behind one service; selectors and named ports are resolved already.

@@ -80,6 +80,7 @@ pub(super) fn workload(object: &crds::Workload, findings: &mut Vec<Finding>) -> 
         weight: number(spec.weight.unwrap_or(1)),
         mode: Some(mode),
         draining: object.metadata.deletion_timestamp.is_some(),
+        probes: Vec::new(),
         origin,
         namespace,
         name,

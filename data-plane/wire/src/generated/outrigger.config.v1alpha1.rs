@@ -486,6 +486,10 @@ pub struct Inbound {
     /// Where it runs; its proxies prefer endpoints of this zone. "" if unknown.
     #[prost(string, tag = "10")]
     pub zone: ::prost::alloc::string::String,
+    /// What the platform (the kubelet) asks the workload about its health, in plaintext and without an identity. It is
+    /// let in whatever `mtls` and `policies` say. Sorted, without repetition.
+    #[prost(message, repeated, tag = "11")]
+    pub probes: ::prost::alloc::vec::Vec<Probe>,
 }
 /// Nested message and enum types in `Inbound`.
 pub mod inbound {
@@ -527,6 +531,18 @@ pub mod inbound {
             }
         }
     }
+}
+/// One question about health. Over HTTP: GET or HEAD of exactly `path`. Over gRPC: grpc.health.v1.Health/Check.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Probe {
+    /// Of the workload, 1 to 65535.
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    /// Begins with "/", without query. "" if `grpc`.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub grpc: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Fallback {
