@@ -1,14 +1,16 @@
-//! Everything that knows the shapes of Kubernetes objects: sources of the model's inputs. Today that is a folder of YAML
-//! files. Owns reading, watching and conversion; never decides what the objects mean for traffic, and never serves them.
+//! Everything that knows the shapes of Kubernetes objects: sources of the model's inputs. That is a cluster, or a folder of
+//! YAML files. Owns reading, watching and conversion; never decides what the objects mean for traffic, and never serves them.
 
 use bytes::Bytes;
 
+pub mod cluster;
 pub mod convert;
 pub mod derive;
 #[cfg(test)]
 mod fake;
 pub mod folder;
 pub mod lease;
+pub mod pod;
 
 pub use outrigger_crds::Problem;
 
