@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use outrigger_config::Role;
 use outrigger_dataplane::{
-    guard::{self, GuardConfig},
+    guard::{self, Authority, GuardConfig, View},
     handover::Names,
     listeners::Ports,
     telemetry::Listener,
@@ -14,7 +14,7 @@ use outrigger_wire::names::ports;
 use tokio::sync::watch;
 
 use crate::{
-    runtime::{Base, Levels, stopped},
+    runtime::{Base, Face, Levels, Start},
     settings::Settings,
 };
 
@@ -22,9 +22,10 @@ use crate::{
 const CONNECTIONS: usize = 4096;
 
 pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool) -> Result<()> {
-    let admin = settings.admin.unwrap_or(([127, 0, 0, 1], ports::GUARD_ADMIN).into());
-    let base = Base::start(settings.bootstrap(Role::Guard), levels, admin).await?;
+    let start = Start::restore(settings.bootstrap(Role::Guard))?;
     let authority = watch::Sender::new(None);
+    let face = face(&start.base, authority.subscribe(), &settings, sidecar);
+    let base = start.serve(&settings, levels, face).await?;
     let config = GuardConfig {
         ports: Ports::default(),
         workers: settings.workers,
@@ -39,7 +40,8 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool) -> Re
         connections: CONNECTIONS,
         authority,
     };
-    guard::run(config, stopped()).await.context("guarding")?;
+    guard::run(config, base.ended()).await.context("guarding")?;
+    base.drain.send_replace(true);
     let carried = || {
         [Listener::Outbound, Listener::Inbound, Listener::Mesh]
             .iter()
@@ -56,4 +58,18 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool) -> Re
         tracing::warn!(connections = carried(), "drain limit reached");
     }
     Ok(())
+}
+
+/// It shows who accepts, and probes the app for the kubelet.
+fn face(base: &Base, authority: watch::Receiver<Option<Authority>>, settings: &Settings, sidecar: bool) -> Face {
+    let (store, tls, metrics) = (base.store.clone(), base.tls.clone(), base.metrics.clone());
+    let view = View::new(authority, store, tls, metrics, settings.zone.clone(), sidecar);
+    tokio::spawn(view.clone().follow());
+    let shown = view.clone();
+    Face {
+        admin: ports::GUARD_ADMIN,
+        readiness: Box::new(move || view.readiness()),
+        tcp_probes: true,
+        more: Box::new(move || [("guard".to_owned(), shown.dump())].into_iter().collect()),
+    }
 }

@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Take the rules away.
     #[arg(long, conflicts_with = "dry_run")]
     remove: bool,
+    /// Change nothing; fail if the rules aren't there.
+    #[arg(long, conflicts_with_all = ["dry_run", "remove"])]
+    check: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -48,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         outbound: ports::OUTBOUND,
         inbound: ports::INBOUND,
         mesh: ports::MESH,
+        health: vec![ports::HEALTH, ports::GUARD_HEALTH],
         exempt: args.proxy_mark.map_or(Exempt::Uid(args.proxy_uid.unwrap_or(PROXY_UID)), Exempt::Mark),
         skip_inbound_ports: args.skip_inbound_ports.clone(),
         skip_outbound_ports: args.skip_outbound_ports.clone(),
@@ -57,6 +61,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.dry_run {
         print!("{}", redirect::render(&rules));
         return Ok(());
+    }
+    if args.check {
+        return Ok(redirect::check(&rules)?);
     }
     Ok(redirect::apply(&rules)?)
 }

@@ -3,12 +3,9 @@
 
 use std::{
     future::Future,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -16,14 +13,17 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use outrigger_config::{Bootstrap, ClientStatus};
 use outrigger_core::Store;
 use outrigger_dataplane::{
-    admin::{self, Admin},
+    admin::{self, Admin, Extra, Readiness},
+    listeners::bind_address,
     telemetry::Metrics,
     tls::MeshTls,
 };
+use outrigger_wire::names::ports;
+use serde_json::{Map, Value, json};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
@@ -39,6 +39,26 @@ pub(crate) struct Base {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) drain: watch::Sender<bool>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// A mode that has its last good state and does nothing yet.
+pub(crate) struct Start {
+    pub(crate) base: Base,
+    ready: watch::Sender<bool>,
+    bootstrap: Bootstrap,
+    asked: mpsc::Receiver<IpAddr>,
+}
+
+/// How a mode shows itself.
+pub(crate) struct Face {
+    /// Where its admin interface is if nobody says otherwise.
+    pub(crate) admin: u16,
+    pub(crate) readiness: Readiness,
+    /// Whether its health interface probes the pod's app.
+    pub(crate) tcp_probes: bool,
+    /// Entries of the dump that others don't have.
+    pub(crate) more: Extra,
 }
 
 /// Runs one mode on the control thread.
@@ -65,9 +85,13 @@ fn raise_descriptor_limit() {
     }
 }
 
-impl Base {
-    /// Restores what was saved and starts what keeps it current.
-    pub(crate) async fn start(bootstrap: Bootstrap, levels: Levels, admin: SocketAddr) -> Result<Self> {
+// === impl Start ===
+
+impl Start {
+    /// Restores what was saved. From here on signals are heard: as a container's first process it would miss those
+    /// that come before.
+    pub(crate) fn restore(bootstrap: Bootstrap) -> Result<Self> {
+        let stopped = watch_signals().context("signals")?;
         if let Some(folder) = &bootstrap.state_dir {
             std::fs::create_dir_all(folder).with_context(|| format!("state folder {}", folder.display()))?;
         }
@@ -75,53 +99,97 @@ impl Base {
         let restored = outrigger_config::restore(&bootstrap, &store);
         tracing::info!(config = restored.config, certificate = restored.svid, "restored");
         let tls = MeshTls::new(store.clone());
-        let metrics = Metrics::new();
-        let status = ClientStatus::new();
-        let drain = watch::Sender::new(false);
-        let ready = watch::Sender::new(is_ready(&store, &tls));
-        let base =
-            Self { ready: ready.subscribe(), drain: drain.clone(), store: store.clone(), tls: tls.clone(), metrics };
+        let ready = watch::Sender::new(missing(&store, &tls).is_none());
+        let base = Base {
+            store,
+            tls,
+            metrics: Metrics::new(),
+            ready: ready.subscribe(),
+            drain: watch::Sender::new(false),
+            stopped,
+        };
+        Ok(Self { base, ready, bootstrap, asked })
+    }
 
-        let flag = Arc::new(AtomicBool::new(*ready.borrow()));
-        let admin_status = status.clone();
+    /// Starts what keeps the state current and shows it.
+    pub(crate) async fn serve(self, settings: &Settings, levels: Levels, face: Face) -> Result<Base> {
+        let Self { base, ready, bootstrap, asked } = self;
+        let status = ClientStatus::new();
+        let about = about(&bootstrap);
+        let client = status.clone();
         let admin_parts = Arc::new(Admin {
-            store: store.clone(),
+            store: base.store.clone(),
             metrics: base.metrics.clone(),
-            ready: flag.clone(),
-            drain,
-            extra: Box::new(move || client_status(&admin_status)),
+            readiness: face.readiness,
+            drain: base.drain.clone(),
+            extra: Box::new(move || {
+                let mut entries = about.clone();
+                entries.insert("status".to_owned(), client_status(&client));
+                entries.extend((face.more)());
+                entries
+            }),
             set_level: Box::new(move |level| {
                 let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
                 levels.reload(filter).map_err(|error| error.to_string())
             }),
         });
-        let listener = TcpListener::bind(admin).await.with_context(|| format!("admin address {admin}"))?;
-        tokio::spawn(admin::serve(listener, admin_parts));
-        tokio::spawn(tls.clone().follow());
-        tokio::spawn(watch_readiness(store.clone(), tls, ready, flag, base.metrics.clone()));
-        tokio::spawn(outrigger_config::run(bootstrap, store, asked, status));
+        let address = settings.admin.unwrap_or(([127, 0, 0, 1], face.admin).into());
+        let listener = TcpListener::bind(address).await.with_context(|| format!("admin address {address}"))?;
+        tokio::spawn(admin::serve(listener, admin_parts.clone()));
+        if let Some(address) = settings.health {
+            let listener = bind_address(address).and_then(TcpListener::from_std);
+            let listener = listener.with_context(|| format!("health address {address}"))?;
+            tokio::spawn(admin::serve_health(listener, admin_parts, face.tcp_probes));
+        }
+        tokio::spawn(base.tls.clone().follow());
+        tokio::spawn(watch_readiness(base.store.clone(), base.tls.clone(), ready, base.metrics.clone()));
+        tokio::spawn(outrigger_config::run(bootstrap, base.store.clone(), asked, status));
         Ok(base)
     }
 }
 
-/// Ready is: own certificate, roots, and what the workload accepts.
-fn is_ready(store: &Store, tls: &MeshTls) -> bool {
-    let snapshot = store.load();
-    snapshot.own.is_some() && !snapshot.trust.is_empty() && tls.identity().is_some()
+// === impl Base ===
+
+impl Base {
+    /// A proxy that is ready once it has its certificate and configuration.
+    pub(crate) fn face(&self) -> Face {
+        let (store, tls) = (self.store.clone(), self.tls.clone());
+        Face {
+            admin: ports::ADMIN,
+            readiness: Box::new(move || missing(&store, &tls).map_or(Ok(()), Err)),
+            tcp_probes: false,
+            more: Box::new(Default::default),
+        }
+    }
+
+    /// Resolves once this process was told to end, by signal or by the admin interface.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let (mut stopped, mut draining) = (self.stopped.clone(), self.drain.subscribe());
+        async move {
+            tokio::select! {
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+                _ = draining.wait_for(|draining| *draining) => {}
+            }
+        }
+    }
 }
 
-async fn watch_readiness(
-    store: Arc<Store>,
-    tls: Arc<MeshTls>,
-    ready: watch::Sender<bool>,
-    flag: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
-) {
+/// What a proxy lacks of: own certificate, roots, and what the workload accepts.
+fn missing(store: &Store, tls: &MeshTls) -> Option<&'static str> {
+    let snapshot = store.load();
+    match () {
+        () if tls.identity().is_none() => Some("no certificate"),
+        () if snapshot.trust.is_empty() => Some("no root certificates"),
+        () if snapshot.own.is_none() => Some("no configuration of its workload"),
+        () => None,
+    }
+}
+
+async fn watch_readiness(store: Arc<Store>, tls: Arc<MeshTls>, ready: watch::Sender<bool>, metrics: Arc<Metrics>) {
     let mut changes = store.changes();
     loop {
         // The certificate becomes usable a moment after it was published.
-        let settled = is_ready(&store, &tls);
-        flag.store(settled, Ordering::Relaxed);
+        let settled = missing(&store, &tls).is_none();
         ready.send_if_modified(|was| std::mem::replace(was, settled) != settled);
         metrics.set_config_generation(store.load().generation);
         if let Some(svid) = store.svid() {
@@ -135,29 +203,57 @@ async fn watch_readiness(
     }
 }
 
-fn client_status(status: &ClientStatus) -> serde_json::Value {
+/// Entries of the dump that never change.
+fn about(bootstrap: &Bootstrap) -> Map<String, Value> {
+    let entries = [
+        ("mode", bootstrap.role.as_str()),
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("workload", &bootstrap.workload),
+        ("controller", &bootstrap.controller),
+    ];
+    entries.into_iter().map(|(name, entry)| (name.to_owned(), entry.into())).collect()
+}
+
+fn client_status(status: &ClientStatus) -> Value {
     let status = status.get();
     let refusals: Vec<_> = status
         .refusals
         .iter()
-        .map(|it| serde_json::json!({ "typeUrl": it.type_url, "name": it.name, "reason": it.reason }))
+        .map(|it| json!({ "type_url": it.type_url, "name": it.name, "reason": it.reason }))
         .collect();
-    serde_json::json!({
+    let resources: Map<_, _> =
+        status.resources.iter().map(|(url, held)| (short_name(url).to_owned(), (*held).into())).collect();
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    json!({
         "connected": status.connected,
         "streams": status.streams,
         "updates": status.updates,
+        "last_update": status.last_update.map(seconds),
+        "resources": resources,
         "refusals": refusals,
-        "lastError": status.last_error,
+        "last_error": status.last_error,
+        "certificates_issued": status.certificate.issued,
+        "last_certificate_error": status.certificate.last_error,
     })
 }
 
-/// Resolves at SIGTERM or SIGINT.
-pub(crate) async fn stopped() {
-    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+/// `Service` of `type.googleapis.com/outrigger.config.v1alpha1.Service`.
+fn short_name(type_url: &str) -> &str {
+    type_url.rsplit('.').next().unwrap_or(type_url)
+}
+
+/// Becomes true at SIGTERM or SIGINT.
+fn watch_signals() -> std::io::Result<watch::Receiver<bool>> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (tell, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tell.send_replace(true);
+        // Who asks later must hear it too.
+        tell.closed().await;
+    });
+    Ok(stopped)
 }

@@ -21,7 +21,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "OUTRIGGER_TOKEN")]
     pub(crate) token: PathBuf,
     /// The workload that this proxy serves, NAMESPACE/NAME.
-    #[arg(long, env = "OUTRIGGER_WORKLOAD")]
+    #[arg(long, env = "OUTRIGGER_WORKLOAD", value_parser = workload)]
     pub(crate) workload: String,
     /// Folder for the last good configuration and certificate. Without it nothing is kept.
     #[arg(long, env = "OUTRIGGER_STATE_DIR")]
@@ -38,6 +38,9 @@ pub(crate) struct Settings {
     /// Admin interface. Loopback only.
     #[arg(long, env = "OUTRIGGER_ADMIN")]
     pub(crate) admin: Option<SocketAddr>,
+    /// Health, readiness and metrics for everybody, read only, as `[::]:15022`. Off if not given.
+    #[arg(long, env = "OUTRIGGER_HEALTH", value_name = "ADDRESS")]
+    pub(crate) health: Option<SocketAddr>,
     /// Log filter, as `info` or `outrigger_dataplane=debug`.
     #[arg(long, env = "OUTRIGGER_LOG", default_value = "info")]
     pub(crate) log: String,
@@ -47,6 +50,17 @@ pub(crate) struct Settings {
     /// Seconds that connections may take to end after SIGTERM.
     #[arg(long, env = "OUTRIGGER_DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
+}
+
+/// A name that the controller could know. In a pod it is put together from the downward API's variables.
+fn workload(text: &str) -> Result<String, String> {
+    let named = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if named(namespace) && named(name) => Ok(text.to_owned()),
+        _ => Err("must be NAMESPACE/NAME".to_owned()),
+    }
 }
 
 impl Settings {

@@ -11,14 +11,15 @@ use outrigger_wire::names::ports;
 use tokio::sync::watch;
 
 use crate::{
-    runtime::{Base, Levels, stopped},
+    runtime::{Levels, Start},
     settings::Settings,
     sidecar::{drain, engine},
 };
 
 pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
-    let admin = settings.admin.unwrap_or(([127, 0, 0, 1], ports::ADMIN).into());
-    let base = Base::start(settings.bootstrap(ClientRole::Shared), levels, admin).await?;
+    let start = Start::restore(settings.bootstrap(ClientRole::Shared))?;
+    let face = start.base.face();
+    let base = start.serve(&settings, levels, face).await?;
     let engine = engine(&base, &settings, Role::Shared)?;
     let mesh = bind_port(ports::MESH, settings.workers).context("listening on the mesh port")?;
     let all = Listeners { mesh, ..Listeners::default() };
@@ -34,11 +35,9 @@ pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
         }
         std::future::pending::<()>().await;
     };
-    let mut draining = base.drain.subscribe();
     tokio::select! {
         () = serve => {}
-        () = stopped() => {}
-        _ = draining.wait_for(|on| *on) => {}
+        () = base.ended() => {}
     }
     // The sockets close with the drain: guards go on to the next shared proxy at once.
     drop(all);

@@ -12,18 +12,21 @@ use outrigger_dataplane::{
     telemetry::AccessLog,
     worker::Workers,
 };
-use outrigger_wire::names::ports;
 use tokio::sync::watch;
 
 use crate::{
-    runtime::{Base, Levels, stopped},
+    runtime::{Base, Levels, Start},
     settings::Settings,
 };
 
 pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
-    let admin = settings.admin.unwrap_or(([127, 0, 0, 1], ports::ADMIN).into());
-    let base = Base::start(settings.bootstrap(ClientRole::Sidecar), levels, admin).await?;
-    let session = handover::join(Names::default(), Ports::default(), settings.workers).await.context("listening")?;
+    let start = Start::restore(settings.bootstrap(ClientRole::Sidecar))?;
+    let face = start.base.face();
+    let base = start.serve(&settings, levels, face).await?;
+    let session = tokio::select! {
+        session = handover::join(Names::default(), Ports::default(), settings.workers) => session.context("listening")?,
+        () = base.ended() => return Ok(()),
+    };
     tracing::info!(guarded = session.guarded(), "listening sockets are here");
     let engine = engine(&base, &settings, Role::Sidecar)?;
     let accept = watch::Sender::new(false);
@@ -32,16 +35,12 @@ pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
         .collect::<std::io::Result<Vec<_>>>()?;
     let workers = Workers::start(&engine, listeners, &accept.subscribe(), &base.drain.subscribe())?;
 
-    let mut draining = base.drain.subscribe();
     let heartbeat = move || {
         let workers = workers.clone();
         async move { workers.beat().await }
     };
     let session = tokio::spawn(session.run(base.ready.clone(), accept, base.drain.clone(), heartbeat));
-    tokio::select! {
-        () = stopped() => {}
-        _ = draining.wait_for(|on| *on) => {}
-    }
+    base.ended().await;
     drain(&base, &engine, settings.drain_limit()).await;
     // It ends by itself once it has told the guard.
     session.await.context("hand-over")

@@ -1,92 +1,48 @@
-//! The admin interface: health, readiness, metrics, configuration dump, log level, drain. HTTP/1.1 on loopback.
+//! The admin interface: health, readiness, metrics, configuration dump, log level, drain. HTTP/1.1 on loopback. What of
+//! it is for others is in [`health`].
 //!
 //! Never shows a key or a token, and never answers a browser that was lured here.
 
-use std::{
-    convert::Infallible,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::ready, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_core::Store;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::telemetry::Metrics;
 
 mod dump;
+mod health;
+mod server;
+
+pub use health::serve_health;
 
 /// What the interface shows and does.
 pub struct Admin {
     pub store: Arc<Store>,
     pub metrics: Arc<Metrics>,
-    /// Whether this proxy may be sent traffic.
-    pub ready: Arc<AtomicBool>,
+    pub readiness: Readiness,
     /// `true` once draining was asked for.
     pub drain: watch::Sender<bool>,
-    /// The app's own part of the dump: what its clients are doing.
-    pub extra: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// The app's own entries of the dump: what the proxy is, and what its clients are doing.
+    pub extra: Extra,
     pub set_level: SetLevel,
 }
+
+/// Whether this proxy may be sent traffic; if not, what it waits for.
+pub type Readiness = Box<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
+
+/// Entries of the dump, by name.
+pub type Extra = Box<dyn Fn() -> serde_json::Map<String, serde_json::Value> + Send + Sync>;
 
 /// Sets the log filter, or says what is wrong with it.
 pub type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
-/// Connections at once.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a request's head may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a whole connection may last; scrapers reconnect.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(600);
-const MAX_HEADERS: usize = 64;
-/// In bytes; also the limit of a request's head.
-const BUFFER: usize = 16 * 1024;
-/// Pause after a failed accept: most likely the process has no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// Answers on `listener` until the task is dropped.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(connection(stream, admin.clone(), slot));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "admin interface can't accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, admin: Arc<Admin>, _slot: OwnedSemaphorePermit) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = admin.answer(&request);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_LIMIT, served).await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
-    }
+    server::serve(listener, move |request, _| ready(admin.answer(&request))).await;
 }
 
 // === impl Admin ===
@@ -102,10 +58,11 @@ impl Admin {
         }
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         let write = matches!(*request.method(), Method::PUT | Method::POST);
-        match request.uri().path() {
-            "/healthz" if read => text(StatusCode::OK, "ok\n"),
-            "/readyz" if read => self.readiness(),
-            "/metrics" if read => body(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.encode()),
+        let path = request.uri().path();
+        if read && let Some(page) = self.page(path) {
+            return page;
+        }
+        match path {
             "/config_dump" if read => self.dump(),
             "/logging" if write => self.logging(request.uri().query().unwrap_or_default()),
             "/drain" if write => {
@@ -118,21 +75,36 @@ impl Admin {
         }
     }
 
-    fn readiness(&self) -> Response<Full<Bytes>> {
-        if *self.drain.borrow() {
-            text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-        } else if self.ready.load(Ordering::Acquire) {
-            text(StatusCode::OK, "ready\n")
-        } else {
-            text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    /// What anyone may see.
+    fn page(&self, path: &str) -> Option<Response<Full<Bytes>>> {
+        match path {
+            "/healthz" => Some(text(StatusCode::OK, "ok\n")),
+            "/readyz" => Some(self.ready()),
+            "/metrics" => Some(body(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.encode())),
+            _ => None,
         }
+    }
+
+    fn ready(&self) -> Response<Full<Bytes>> {
+        match self.not_ready() {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        }
+    }
+
+    fn not_ready(&self) -> Option<&'static str> {
+        if *self.drain.borrow() { Some("draining") } else { (self.readiness)().err() }
     }
 
     fn dump(&self) -> Response<Full<Bytes>> {
         let snapshot = self.store.load_full();
         let mut value = dump::snapshot(&snapshot);
         value["certificate"] = dump::certificate(self.store.svid().as_deref());
-        value["status"] = (self.extra)();
+        value["ready"] = self.not_ready().is_none().into();
+        value["not_ready"] = self.not_ready().into();
+        for (name, entry) in (self.extra)() {
+            value[name] = entry;
+        }
         body(StatusCode::OK, "application/json", format!("{value:#}\n"))
     }
 

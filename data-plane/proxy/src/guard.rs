@@ -22,9 +22,11 @@ mod carrier;
 mod policy;
 pub(crate) mod state;
 mod throttle;
+mod view;
 
 use carrier::Carrier;
 pub use state::{Authority, Cause, Patience};
+pub use view::View;
 
 /// What a guard needs.
 pub struct GuardConfig {

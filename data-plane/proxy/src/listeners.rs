@@ -77,6 +77,25 @@ pub fn bind_port(port: u16, workers: usize) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
+/// Listens on one address. The wildcard of IPv6 means all addresses of both families, and those of IPv4 alone where
+/// there is no IPv6.
+///
+/// # Errors
+/// When the address can't be had.
+pub fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
+    let everywhere = address.ip() == Ipv6Addr::UNSPECIFIED;
+    let listening = socket(address).and_then(|socket| {
+        if everywhere {
+            socket.set_only_v6(false)?;
+        }
+        bound(socket, address)
+    });
+    match listening {
+        Err(error) if everywhere && no_ipv6(&error) => bind_address((Ipv4Addr::UNSPECIFIED, address.port()).into()),
+        listener => listener,
+    }
+}
+
 /// Where the peer of a redirected connection wanted to go. Without a redirection: the address it reached.
 ///
 /// # Errors
@@ -127,13 +146,23 @@ pub(crate) fn reset(stream: &TcpStream) {
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address)?;
+    socket.set_reuse_port(true)?;
+    bound(socket, address)
+}
+
+/// A socket of one address family.
+fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn bound(socket: Socket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -219,6 +248,16 @@ mod tests {
         assert!(all.iter().all(|listener| listener.local_addr().unwrap().port() == port));
         assert!(bind_port(0, 0).is_err());
         assert!(bind_port(0, MAX_WORKERS + 1).is_err());
+    }
+
+    #[test]
+    fn the_wildcard_of_ipv6_means_every_address() {
+        let all = bind_address((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
+        let port = all.local_addr().unwrap().port();
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        assert!(bind_address((Ipv4Addr::LOCALHOST, port).into()).is_err(), "nobody shares it");
+        let one = bind_address((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        assert!(one.local_addr().unwrap().is_ipv4());
     }
 
     #[tokio::test]

@@ -18,6 +18,8 @@ pub struct Redirect {
     pub inbound: u16,
     /// The port of the mesh, which is reached directly; see [`ports::MESH`](outrigger_wire::names::ports::MESH).
     pub mesh: u16,
+    /// Ports of proxies that show health and metrics; neither the pod's own nor others' are captured.
+    pub health: Vec<u16>,
     pub exempt: Exempt,
     /// Ports of the pod that are reached without a proxy.
     pub skip_inbound_ports: Vec<u16>,
@@ -42,8 +44,16 @@ pub enum Exempt {
 pub enum RedirectError {
     #[error("can't run nft (package nftables): {0}")]
     Run(#[from] io::Error),
-    #[error("nft refused the rules: {0}")]
+    #[error(
+        "the kernel forbids it: {0}\nnftables rules take the capability NET_ADMIN in this network namespace. In a pod: \
+         securityContext.capabilities.add: [NET_ADMIN] and runAsUser: 0 for this init container alone, in a namespace \
+         whose Pod Security level allows it (privileged)."
+    )]
+    Forbidden(String),
+    #[error("nft refused the rules: {0}{hint}", hint = kernel_hint(.0))]
     Refused(String),
+    #[error("the rules aren't in force: {0}")]
+    Missing(&'static str),
 }
 
 const TABLE: &str = "inet outrigger";
@@ -59,12 +69,32 @@ pub fn render(redirect: &Redirect) -> String {
     out
 }
 
-/// Installs the rules in this network namespace.
+/// Installs the rules in this network namespace, and looks whether they are there.
 ///
 /// # Errors
-/// If nft can't be run or refuses them; then the earlier rules stay.
+/// If nft can't be run or refuses them; then the earlier rules stay. If they aren't there afterwards.
 pub fn apply(redirect: &Redirect) -> Result<(), RedirectError> {
-    nft(&render(redirect))
+    nft(&["-f", "-"], &render(redirect))?;
+    check(redirect)
+}
+
+/// Looks whether this network namespace captures traffic as `redirect` has it.
+///
+/// # Errors
+/// If nft can't be run or refuses, or the rules aren't there.
+pub fn check(redirect: &Redirect) -> Result<(), RedirectError> {
+    // Names no table, so that one that is missing is no error of nft's.
+    let listed = nft(&["--numeric", "list", "ruleset", "inet"], "")?;
+    let table = listed.split("table ").find(|table| table.starts_with(TABLE));
+    let table = table.ok_or(RedirectError::Missing("there is no table inet outrigger in this network namespace"))?;
+    let chain = |name: &str| table.split("\tchain ").find(|chain| chain.starts_with(name)).unwrap_or_default();
+    if !chain("output ").contains(&format!("redirect to :{}\n", redirect.outbound)) {
+        return Err(RedirectError::Missing("nothing captures outbound connections"));
+    }
+    if !chain("prerouting ").contains(&format!("redirect to :{}\n", redirect.inbound)) {
+        return Err(RedirectError::Missing("nothing captures inbound connections"));
+    }
+    Ok(())
 }
 
 /// Takes the rules out of this network namespace, if they are there.
@@ -72,23 +102,29 @@ pub fn apply(redirect: &Redirect) -> Result<(), RedirectError> {
 /// # Errors
 /// If nft can't be run or refuses.
 pub fn remove() -> Result<(), RedirectError> {
-    nft(&format!("add table {TABLE}\ndelete table {TABLE}\n"))
+    nft(&["-f", "-"], &format!("add table {TABLE}\ndelete table {TABLE}\n")).map(drop)
 }
 
-fn nft(input: &str) -> Result<(), RedirectError> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+/// What nft prints.
+fn nft(args: &[&str], input: &str) -> Result<String, RedirectError> {
+    let mut child =
+        Command::new("nft").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
     // What nft says is worth more than that it closed its input.
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        return Err(RedirectError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let forbidden = said.contains("Operation not permitted") || said.contains("Permission denied");
+        return Err(if forbidden { RedirectError::Forbidden(said) } else { RedirectError::Refused(said) });
     }
-    Ok(written?)
+    written?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A kernel without a part of nftables only says that something isn't there.
+fn kernel_hint(said: &str) -> &'static str {
+    let lacks = ["No such file or directory", "not supported"].iter().any(|text| said.contains(text));
+    if lacks { "\nThe node's kernel needs nf_tables, nft_chain_nat and nft_redir: load these modules." } else { "" }
 }
 
 fn chain(out: &mut String, hook: &str, rules: &[String]) {
@@ -114,6 +150,8 @@ impl Redirect {
             "oifname \"lo\" return".to_owned(),
         ];
         rules.extend(self.only_ipv4());
+        // Other pods' proxies refuse these to each other; a scraper in the mesh reaches them as one outside does.
+        rules.extend(skip_ports(&self.health));
         rules.extend(skip_ports(&self.skip_outbound_ports));
         rules.extend(skip_addresses("ip", self.skip_outbound_cidrs.iter().filter(|block| block.base.is_ipv4())));
         rules.extend(skip_addresses("ip6", self.skip_outbound_cidrs.iter().filter(|block| block.base.is_ipv6())));
@@ -124,6 +162,7 @@ impl Redirect {
     /// Connections that come to the pod from outside.
     fn prerouting(&self) -> Vec<String> {
         let mut rules = vec!["iifname \"lo\" return".to_owned(), format!("tcp dport {} return", self.mesh)];
+        rules.extend(skip_ports(&self.health));
         rules.extend(self.only_ipv4());
         rules.extend(skip_ports(&self.skip_inbound_ports));
         rules.push(format!("meta l4proto tcp redirect to :{}", self.inbound));

@@ -1,17 +1,30 @@
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use outrigger_core::{
     Snapshot, Svid,
     config::{EndpointSpec, Inbound, Service},
 };
 use outrigger_wire::proto::config as wire;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
-use super::*;
+use super::{
+    server::{BUFFER, MAX_CONNECTIONS, MAX_HEADERS},
+    *,
+};
+use crate::listeners::bind_address;
 
 struct Running {
     address: std::net::SocketAddr,
+    /// The health interface of the same proxy, a guard.
+    health: std::net::SocketAddr,
     admin: Arc<Admin>,
+    ready: Arc<AtomicBool>,
     levels: Arc<Mutex<Vec<String>>>,
 }
 
@@ -26,26 +39,40 @@ async fn running() -> Running {
     });
     let levels = Arc::new(Mutex::new(Vec::new()));
     let set = levels.clone();
+    let ready = Arc::new(AtomicBool::new(false));
+    let flag = ready.clone();
     let admin = Arc::new(Admin {
         store,
         metrics: Metrics::new(),
-        ready: Arc::default(),
+        readiness: Box::new(move || flag.load(Ordering::Relaxed).then_some(()).ok_or("no certificate")),
         drain: watch::Sender::new(false),
-        extra: Box::new(|| serde_json::json!({ "connected": true })),
+        extra: Box::new(|| [("mode".to_owned(), "guard".into())].into_iter().collect()),
         set_level: Box::new(move |level| {
             set.lock().unwrap().push(level.into());
             if level == "bad" { Err("no such level".into()) } else { Ok(()) }
         }),
     });
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listen = || TcpListener::from_std(bind_address(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
+    let (listener, open) = (listen(), listen());
+    let (address, health) = (listener.local_addr().unwrap(), open.local_addr().unwrap());
     tokio::spawn(serve(listener, admin.clone()));
-    Running { address, admin, levels }
+    tokio::spawn(serve_health(open, admin.clone(), true));
+    Running { address, health, admin, ready, levels }
 }
 
 impl Running {
     async fn send(&self, request: &str) -> String {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        Self::send_to(self.address, request).await
+    }
+
+    /// Asks the health interface as the kubelet does: by the pod's address.
+    async fn health(&self, method: &str, target: &str) -> u16 {
+        let request = format!("{method} {target} HTTP/1.1\r\nhost: 10.1.0.7:15023\r\nconnection: close\r\n\r\n");
+        Self::send_to(self.health, &request).await[9..12].parse().unwrap()
+    }
+
+    async fn send_to(address: std::net::SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         // A refusal in the middle of a request may reset the connection behind it.
@@ -69,7 +96,7 @@ async fn verbs() {
     let running = running().await;
     assert_eq!(running.status("GET", "/healthz").await, 200);
     assert_eq!(running.status("GET", "/readyz").await, 503);
-    running.admin.ready.store(true, Ordering::Release);
+    running.ready.store(true, Ordering::Relaxed);
     assert_eq!(running.status("GET", "/readyz").await, 200);
     assert_eq!(running.status("HEAD", "/metrics").await, 200);
     for path in ["/logging?level=debug", "/drain"] {
@@ -87,6 +114,47 @@ async fn verbs() {
     assert_eq!(running.status("POST", "/drain").await, 200);
     assert!(*running.admin.drain.borrow());
     assert_eq!(running.status("GET", "/readyz").await, 503);
+}
+
+#[tokio::test]
+async fn others_read_health_and_nothing_else() {
+    let running = running().await;
+    assert_eq!(running.health("GET", "/healthz").await, 200);
+    assert_eq!(running.health("GET", "/readyz").await, 503);
+    running.ready.store(true, Ordering::Relaxed);
+    assert_eq!(running.health("GET", "/readyz").await, 200);
+    assert_eq!(running.health("HEAD", "/metrics").await, 200);
+    for target in ["/config_dump", "/logging?level=debug", "/drain", "/", "/probe/tcp", "/probe/tcp/"] {
+        assert_eq!(running.health("GET", target).await, 404, "{target}");
+        assert_eq!(running.health("POST", target).await, 405, "{target}");
+    }
+    assert!(!*running.admin.drain.borrow());
+    running.admin.drain.send_replace(true);
+    assert_eq!(running.health("GET", "/readyz").await, 503);
+    assert_eq!(running.health("GET", "/healthz").await, 200);
+}
+
+#[tokio::test]
+async fn a_tcp_probe_says_whether_the_app_accepts() {
+    let running = running().await;
+    let app = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = app.local_addr().unwrap().port();
+    assert_eq!(running.health("GET", &format!("/probe/tcp/{port}")).await, 200);
+    drop(app);
+    assert_eq!(running.health("GET", &format!("/probe/tcp/{port}")).await, 503);
+    for port in ["0", "15006", "15021", "15023", "65536", "-1", "80/x"] {
+        assert_eq!(running.health("GET", &format!("/probe/tcp/{port}")).await, 404, "{port}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_keeps_a_probe_out_by_holding_connections() {
+    let running = running().await;
+    let mut held = Vec::new();
+    for _ in 0..2 * MAX_CONNECTIONS {
+        held.push(TcpStream::connect(running.health).await.unwrap());
+    }
+    assert_eq!(running.health("GET", "/healthz").await, 200);
 }
 
 #[tokio::test]
@@ -120,7 +188,8 @@ async fn a_dump_shows_no_secret() {
     assert_eq!(status, 200);
     let dump: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(dump["certificate"]["identity"], "spiffe://cluster.local/ns/shop/sa/front");
-    assert_eq!(dump["status"]["connected"], true);
+    assert_eq!(dump["mode"], "guard");
+    assert_eq!((&dump["ready"], &dump["not_ready"]), (&false.into(), &"no certificate".into()));
     assert!(!body.contains("SECRET") && !body.contains(&format!("{:?}", b"SECRET-KEY")));
 }
 

@@ -110,6 +110,21 @@ impl Default for Patience {
     }
 }
 
+// === impl Cause ===
+
+impl Cause {
+    /// For the dump.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::NotReady => "not_ready",
+            Self::Died => "died",
+            Self::Hung => "hung",
+            Self::Left => "left",
+        }
+    }
+}
+
 // === impl Machine ===
 
 impl Machine {

@@ -1,6 +1,7 @@
 use std::{
     env,
     net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
 };
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -16,6 +17,7 @@ fn redirect() -> Redirect {
         outbound: 15001,
         inbound: 15006,
         mesh: 15008,
+        health: vec![15022, 15023],
         exempt: Exempt::Uid(1337),
         skip_inbound_ports: vec![],
         skip_outbound_ports: vec![],
@@ -27,7 +29,7 @@ fn redirect() -> Redirect {
 fn with_everything() -> Redirect {
     Redirect {
         exempt: Exempt::Mark(0x539),
-        skip_inbound_ports: vec![9090, 22, 9090],
+        skip_inbound_ports: vec![9090, 22, 15022, 9090],
         skip_outbound_ports: vec![25, 3306],
         skip_outbound_cidrs: vec![block("169.254.169.254", 32), block("10.0.0.0", 8), block("fd00::", 8)],
         ipv6: false,
@@ -77,6 +79,7 @@ fn the_kernel_takes_the_rules_again_and_again_and_lets_go_of_them() {
         return;
     }
     remove().unwrap();
+    assert!(matches!(check(&redirect()), Err(RedirectError::Missing(_))), "there are none");
     let overlapping = vec![block("10.0.0.0", 8), block("10.1.0.0", 16), block("10.1.2.3", 8)];
     for rules in [redirect(), with_everything(), Redirect { skip_outbound_cidrs: overlapping, ..redirect() }] {
         apply(&rules).unwrap();
@@ -85,6 +88,11 @@ fn the_kernel_takes_the_rules_again_and_again_and_lets_go_of_them() {
         assert_eq!(listed.matches("redirect to :15001").count(), 1, "{listed}");
         assert_eq!(listed.matches("redirect to :15006").count(), 1, "{listed}");
     }
+    check(&redirect()).unwrap();
+    assert!(matches!(check(&Redirect { inbound: 1500, ..redirect() }), Err(RedirectError::Missing(_))));
+    run("nft flush chain inet outrigger output");
+    assert!(matches!(check(&redirect()), Err(RedirectError::Missing(why)) if why.contains("outbound")));
+    apply(&redirect()).unwrap();
     let refused = apply(&Redirect { skip_outbound_cidrs: vec![block("10.0.0.0", 99)], ..redirect() });
     assert!(matches!(refused, Err(RedirectError::Refused(why)) if !why.is_empty()));
     assert!(run("nft list ruleset").contains("redirect"), "refused rules leave the earlier ones");
@@ -126,6 +134,8 @@ fn apps_are_captured_and_proxies_are_not() {
         marked.set_mark(MARK).unwrap();
         marked.set_nonblocking(true).unwrap();
         marked.connect(&there.into()).unwrap_err();
+        let health = SocketAddr::new(there.ip(), 15023);
+        TcpStream::connect_timeout(&health, Duration::from_millis(20)).unwrap_err();
         proxy.set_nonblocking(true).unwrap();
         assert_eq!(proxy.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }

@@ -235,7 +235,7 @@ impl Side {
 }
 
 impl FallbackReason {
-    pub(super) const ALL: [Self; 5] =
+    pub const ALL: [Self; 5] =
         [Self::SidecarDown, Self::SidecarHung, Self::NotReady, Self::UnknownDestination, Self::Shared];
 
     pub fn as_str(self) -> &'static str {
