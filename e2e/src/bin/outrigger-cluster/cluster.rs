@@ -2,6 +2,8 @@
 //! outside: processes by their containers.
 
 use std::{
+    env,
+    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -23,8 +25,8 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Where the cluster is and how it is reached.
 pub(crate) struct Cluster {
-    /// What the node harness wrote: it runs a command where the API server can be reached, with kubectl and helm.
-    run: Option<PathBuf>,
+    /// Folder of the cluster, if the node harness made it: its `bin` has kubectl, helm, and a way into its network.
+    dir: Option<PathBuf>,
     kubeconfig: Option<PathBuf>,
 }
 
@@ -39,26 +41,30 @@ pub(crate) struct Output {
 
 impl Cluster {
     pub(crate) fn open(dir: Option<PathBuf>, kubeconfig: Option<PathBuf>) -> Result<Self> {
-        let run = dir.map(|dir| std::path::absolute(dir.join("run"))).transpose()?;
-        if let Some(run) = &run {
-            ensure!(run.is_file(), "{}: no cluster of the node harness is there", run.display());
+        let dir = dir.map(std::path::absolute).transpose()?;
+        if let Some(dir) = &dir {
+            ensure!(dir.join("bin/enter").is_file(), "{}: no cluster of the node harness is there", dir.display());
         }
-        let cluster = Self { run, kubeconfig };
+        let cluster = Self { dir, kubeconfig };
         let nodes = cluster.get("nodes", "", "")?;
         ensure!(nodes["items"].as_array().is_some_and(|nodes| !nodes.is_empty()), "the cluster has no nodes");
         Ok(cluster)
     }
 
     pub(crate) fn has_nodes(&self) -> bool {
-        self.run.is_some()
+        self.dir.is_some()
     }
 
     /// A program on the machine from where the cluster is reached.
-    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = match &self.run {
-            Some(run) => {
-                let mut command = Command::new(run);
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = match &self.dir {
+            Some(dir) => {
+                let mut command = Command::new(dir.join("bin/enter"));
                 command.arg(program);
+                let path = env::var_os("PATH").unwrap_or_default();
+                let path = [dir.join("bin")].into_iter().chain(env::split_paths(&path));
+                // Paths that came out of PATH go into it.
+                command.env("PATH", env::join_paths(path).unwrap_or_default());
                 command
             }
             None => Command::new(program),
@@ -67,6 +73,16 @@ impl Cluster {
             command.env("KUBECONFIG", kubeconfig);
         }
         command
+    }
+
+    /// The node harness.
+    fn harness(&self, args: &[&str]) -> Result<()> {
+        let program = binary("../e2e-node")?;
+        let dir = self.dir.as_ref().context("the cluster isn't the node harness's")?;
+        let (verb, rest) = args.split_first().context("no verb")?;
+        let mut command = Command::new(program);
+        output(command.arg(verb).arg("--dir").arg(dir).args(rest), None)?.success().context("e2e-node")?;
+        Ok(())
     }
 
     /// The outrigger program that was built with this one.
@@ -169,16 +185,14 @@ impl Cluster {
         process_of(&id)
     }
 
-    /// Stops or starts the API server.
-    pub(crate) fn api_server(&self, verb: &str) -> Result<()> {
-        output(self.command("apiserver").arg(verb), None)?.success().context("the API server")?;
-        Ok(())
+    /// Stops or starts a process of the control plane.
+    pub(crate) fn process_of_control(&self, verb: &str, name: &str) -> Result<()> {
+        self.harness(&["process", verb, "control", name])
     }
 
-    /// The Gateway API's standard CRDs, as the harness has them.
+    /// The Gateway API's standard CRDs.
     pub(crate) fn apply_gateway_api(&self) -> Result<()> {
-        output(&mut self.command("gateway-api"), None)?.success().context("Gateway API")?;
-        Ok(())
+        self.harness(&["gateway-api"])
     }
 
     /// Kills a container's process and says when.

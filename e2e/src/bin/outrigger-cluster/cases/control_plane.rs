@@ -133,10 +133,10 @@ fn api_server(cluster: &Cluster) -> Result<()> {
     let generation = |cluster: &Cluster| -> Result<Value> { cluster.get("deployment", SYSTEM, "outrigger-controller") };
     let restarts_before = restarts(cluster)?;
     let load = load_beside(app, &LoadSpec::new(target, 50))?;
-    cluster.api_server("stop")?;
+    cluster.process_of_control("stop", "kube-apiserver")?;
     // Long enough for watches to break and to be tried again several times.
     std::thread::sleep(Duration::from_secs(20));
-    cluster.api_server("start")?;
+    cluster.process_of_control("start", "kube-apiserver")?;
     until(Duration::from_secs(60), || generation(cluster).map(drop))?;
     cluster.apply(
         "apiVersion: outrigger.dev/v1alpha1\nkind: MeshRoute\nmetadata: { name: after, namespace: shop }\nspec:\n  \
