@@ -9,8 +9,13 @@ pub mod derive;
 #[cfg(test)]
 mod fake;
 pub mod folder;
+pub mod leader;
 pub mod lease;
+pub mod peers;
 pub mod pod;
+mod publish;
+mod status;
+pub mod unmeshed;
 
 pub use outrigger_crds::Problem;
 
