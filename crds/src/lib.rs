@@ -27,7 +27,7 @@ pub use access_policy::{
 pub use common::{KeyMatch, KeyMatchType, OnFallbackFailure, OnSidecarFailure, Retry, Status, Stickiness};
 pub use duration::{DURATION_PATTERN, Duration, DurationError};
 pub use generate::{crds, reference, yaml};
-pub use load::{Loaded, Problem, duplicates, parse};
+pub use load::{Loaded, Problem, duplicates, parse, read_value};
 pub use mesh_config::{AccessDefault, Fallback, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, SharedProxy};
 pub use mesh_route::{
     CallerMatch, DirectResponse, Fault, FaultAbort, FaultDelay, MeshBackendRef, MeshMirrorBackend, MeshRequestMirror,

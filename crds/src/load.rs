@@ -87,6 +87,17 @@ pub fn duplicates<'a>(loaded: impl IntoIterator<Item = &'a Loaded>) -> Vec<Probl
     problems
 }
 
+/// Reads an object that an API server has sent: fields that aren't known here are newer, not wrong, and are ignored.
+///
+/// # Errors
+/// If a known field has a value that isn't, or the object is of no kind that is known.
+pub fn read_value(mut value: Value) -> Result<Object, Vec<FieldProblem>> {
+    if let Some(kind) = value.as_object().and_then(|fields| kind_of(fields).ok()) {
+        schema::prune(kind, &mut value);
+    }
+    read(value, &mut String::new())
+}
+
 /// `name` becomes what is known of the object's name.
 fn read(mut value: Value, name: &mut String) -> Result<Object, Vec<FieldProblem>> {
     let Some(fields) = value.as_object_mut() else {
@@ -171,7 +182,9 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.file)?;
+        if !self.file.is_empty() {
+            write!(f, "{}: ", self.file)?;
+        }
         match self.object.as_str() {
             "" => write!(f, "document {}: ", self.document)?,
             object => write!(f, "{object}: ")?,

@@ -1,32 +1,35 @@
 //! Objects as users write them to the model's inputs. Fills in defaults, resolves selectors and port names, and turns
 //! what isn't supported into something that fails closed. Never decides precedence or permission: that is the model's.
 
-use std::fmt::Display;
-
-use k8s_openapi::{
-    api::core::v1::{Namespace, Service},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Display,
 };
+
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use outrigger_crds::{
     AccessPolicy, MeshConfig, MeshRoute, TrafficPolicy, Workload,
     gateway::{GrpcRoute, HttpRoute, ReferenceGrant},
 };
 use outrigger_model::{Finding, Inputs, Reason};
 
-use crate::Settings;
+use crate::{Settings, pod::Pod, slice::Slice};
 
 mod filters;
 mod gateway_routes;
 mod matches;
 mod members;
 mod mesh_routes;
+mod pods;
 mod policies;
+mod slices;
 
 /// Every object of the mesh, by kind.
 #[derive(Debug, Default)]
 pub struct Objects<'a> {
     pub mesh_configs: Vec<&'a MeshConfig>,
-    pub namespaces: Vec<&'a Namespace>,
+    /// Names and labels.
+    pub namespaces: Vec<(&'a str, &'a BTreeMap<String, String>)>,
     pub services: Vec<&'a Service>,
     pub workloads: Vec<&'a Workload>,
     pub http_routes: Vec<&'a HttpRoute>,
@@ -35,6 +38,10 @@ pub struct Objects<'a> {
     pub grants: Vec<&'a ReferenceGrant>,
     pub traffic_policies: Vec<&'a TrafficPolicy>,
     pub access_policies: Vec<&'a AccessPolicy>,
+    pub pods: Vec<&'a Pod>,
+    pub slices: Vec<&'a Slice>,
+    /// Zones of nodes, by name.
+    pub zones: HashMap<&'a str, &'a str>,
 }
 
 /// Findings of one object.
@@ -47,9 +54,16 @@ struct Report<'a> {
 pub fn inputs(objects: &Objects<'_>, settings: &Settings) -> (Inputs, Vec<Finding>) {
     let mut findings = Vec::new();
     let mesh = policies::mesh_settings(&objects.mesh_configs, settings);
-    let services: Vec<_> = objects.services.iter().map(|s| members::service(s, &mut findings)).collect();
-    let workloads: Vec<_> = objects.workloads.iter().map(|w| members::workload(w, &mut findings)).collect();
-    let endpoints = members::endpoints(&objects.services, &workloads, &mut findings);
+    let (external, services): (Vec<&Service>, _) = objects.services.iter().partition(|s| members::is_external(s));
+    let carried: Vec<&Service> = services.into_iter().filter(|service| members::speaks_tcp(service)).collect();
+    let services: Vec<_> = carried.iter().map(|s| members::service(s, &mut findings)).collect();
+
+    let mut workloads = pods::workloads(&objects.pods, &objects.zones);
+    let written = objects.workloads.iter().map(|w| members::workload(w, &mut findings)).collect();
+    let written = pods::without_pods(written, &workloads, &mut findings);
+    let mut endpoints = members::endpoints(&carried, &written, &mut findings);
+    endpoints.extend(slices::endpoints(&carried, &objects.pods, &objects.slices, &mut workloads));
+    workloads.extend(written);
 
     let mut routes = Vec::new();
     routes.extend(objects.http_routes.iter().map(|r| gateway_routes::http_route(r, &services, &mut findings)));
@@ -58,10 +72,15 @@ pub fn inputs(objects: &Objects<'_>, settings: &Settings) -> (Inputs, Vec<Findin
 
     let access = objects.access_policies.iter();
     let inputs = Inputs {
-        namespaces: objects.namespaces.iter().map(|n| members::namespace(n, &mut findings)).collect(),
+        namespaces: objects
+            .namespaces
+            .iter()
+            .map(|(name, labels)| members::namespace(name, labels, &mut findings))
+            .collect(),
         grants: objects.grants.iter().map(|g| gateway_routes::grant(g)).collect(),
         traffic_policies: objects.traffic_policies.iter().map(|p| policies::traffic_policy(p)).collect(),
         access_policies: access.map(|p| policies::access_policy(p, &mesh.trust_domain)).collect(),
+        external_names: external.into_iter().map(|service| names(&service.metadata)).map(join).collect(),
         mesh,
         services,
         workloads,
@@ -75,6 +94,11 @@ pub fn inputs(objects: &Objects<'_>, settings: &Settings) -> (Inputs, Vec<Findin
 fn names(metadata: &ObjectMeta) -> (String, String) {
     let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
     (namespace, metadata.name.clone().unwrap_or_default())
+}
+
+/// `NAMESPACE/NAME`.
+fn join((namespace, name): (String, String)) -> String {
+    format!("{namespace}/{name}")
 }
 
 /// Unix time in seconds.

@@ -1,14 +1,31 @@
 //! Loaded objects to a snapshot: which of several objects of one name counts, and whose file a finding is about.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 use outrigger_crds::{Loaded, Object, Problem};
-use outrigger_model::{Finding, MeshSnapshot, build};
+use outrigger_model::{Affects, Finding, MeshSnapshot, build};
 
 use crate::{
     Settings,
     convert::{self, Objects},
 };
+
+/// What came of the objects of one moment.
+#[derive(Debug)]
+pub struct Outcome {
+    pub snapshot: MeshSnapshot,
+    /// Of conversion and build.
+    pub findings: Vec<Finding>,
+    pub affects: Affects,
+}
+
+/// Derives what is served from objects that each have a name of their own.
+pub fn outcome(objects: &Objects<'_>, settings: &Settings, previous: Option<&MeshSnapshot>) -> Outcome {
+    let (inputs, mut findings) = convert::inputs(objects, settings);
+    let built = build(&inputs, previous);
+    findings.extend(built.problems);
+    Outcome { snapshot: built.snapshot, findings, affects: built.affects }
+}
 
 /// Derives what is served from objects in order of their files. Of objects with one name the first counts.
 pub fn derive(
@@ -25,14 +42,12 @@ pub fn derive(
             objects.push(&each.object);
         }
     }
-    let (inputs, findings) = convert::inputs(&objects, settings);
-    let built = build(&inputs, previous);
-    let found = findings.into_iter().chain(built.problems);
-    problems.extend(found.map(|finding| problem(places.get(&finding.object).copied(), finding)));
-    (built.snapshot, problems)
+    let Outcome { snapshot, findings, .. } = outcome(&objects, settings, previous);
+    problems.extend(findings.into_iter().map(|finding| problem(places.get(&finding.object).copied(), finding)));
+    (snapshot, problems)
 }
 
-fn problem(place: Option<&Loaded>, finding: Finding) -> Problem {
+pub(crate) fn problem(place: Option<&Loaded>, finding: Finding) -> Problem {
     Problem {
         file: place.map_or_else(|| "".into(), |loaded| loaded.file.clone()),
         document: place.map_or(0, |loaded| loaded.document),
@@ -49,7 +64,12 @@ impl<'a> Objects<'a> {
     pub fn push(&mut self, object: &'a Object) {
         match object {
             Object::Service(object) => self.services.push(object),
-            Object::Namespace(object) => self.namespaces.push(object),
+            Object::Namespace(object) => {
+                static NONE: BTreeMap<String, String> = BTreeMap::new();
+                let metadata = &object.metadata;
+                let labels = metadata.labels.as_ref().unwrap_or(&NONE);
+                self.namespaces.push((metadata.name.as_deref().unwrap_or_default(), labels));
+            }
             Object::Workload(object) => self.workloads.push(object),
             Object::MeshConfig(object) => self.mesh_configs.push(object),
             Object::MeshRoute(object) => self.mesh_routes.push(object),

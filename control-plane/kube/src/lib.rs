@@ -14,6 +14,7 @@ pub mod lease;
 pub mod peers;
 pub mod pod;
 mod publish;
+pub mod slice;
 mod status;
 pub mod unmeshed;
 

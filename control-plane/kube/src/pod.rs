@@ -4,7 +4,14 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use outrigger_model::inputs::{Mode, Port};
-use outrigger_wire::proto::config::Probe;
+use outrigger_wire::{
+    names::{INJECTED_ANNOTATION, MODE_LABEL, containers},
+    proto::config::Probe,
+};
+use serde_json::Value;
+
+mod probes;
+mod raw;
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,4 +56,97 @@ pub enum Phase {
     /// Its node isn't heard of.
     #[default]
     Unknown,
+}
+
+/// What a label or annotation says of enrolment; `None` if it is no mode.
+pub fn mode(text: &str) -> Option<Mode> {
+    match text {
+        "sidecar" => Some(Mode::Sidecar),
+        "shared" => Some(Mode::Shared),
+        "none" => Some(Mode::None),
+        _ => None,
+    }
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// # Errors
+    /// If a field that matters has another type than ever. Fields that aren't known don't matter.
+    pub fn read(value: Value) -> Result<Self, serde_json::Error> {
+        let raw::Pod { metadata, spec, status } = serde_json::from_value(value)?;
+        let labels = metadata.labels;
+        let wish = labels.get(MODE_LABEL).or_else(|| metadata.annotations.get(MODE_LABEL));
+        let owner = metadata.owner_references.iter().find(|owner| owner.controller);
+        let mut addresses: Vec<IpAddr> = Vec::with_capacity(1);
+        // A field that isn't an address is none; `podIP` is the first of `podIPs`.
+        for ip in status.pod_ips.iter().map(|each| &each.ip).chain(&status.pod_ip).filter_map(|ip| ip.parse().ok()) {
+            if !addresses.contains(&ip) {
+                addresses.push(ip);
+            }
+        }
+        let has = has(&metadata.annotations, &spec);
+        let apps = || spec.apps();
+        Ok(Self {
+            wish: wish.and_then(|text| mode(text)),
+            fit: fit(&spec, &status),
+            ports: ports(apps()),
+            probes: probes::of(apps()),
+            phase: match status.phase.as_str() {
+                "Pending" => Phase::Pending,
+                "Running" => Phase::Running,
+                "Succeeded" | "Failed" => Phase::Ended,
+                _ => Phase::Unknown,
+            },
+            namespace: metadata.namespace,
+            name: metadata.name,
+            uid: metadata.uid,
+            created: metadata.creation_timestamp.map(|time| time.0.as_second()),
+            owner: owner.map(|owner| format!("{}/{}", owner.kind, owner.name)).unwrap_or_default(),
+            terminating: metadata.deletion_timestamp.is_some(),
+            injected: metadata.annotations.get(INJECTED_ANNOTATION).cloned().unwrap_or_default(),
+            has,
+            labels,
+            addresses,
+            node: spec.node_name,
+            service_account: Some(spec.service_account_name)
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(|| "default".to_owned()),
+            host_network: spec.host_network,
+        })
+    }
+}
+
+/// By its containers; a copy of them without the injector's word is somebody else's.
+fn has(annotations: &BTreeMap<String, String>, spec: &raw::Spec) -> Mode {
+    let there = |name| spec.init_containers.iter().any(|container| container.name == name);
+    match (annotations.contains_key(INJECTED_ANNOTATION), there(containers::GUARD), there(containers::SIDECAR)) {
+        (true, true, true) => Mode::Sidecar,
+        (true, true, false) => Mode::Shared,
+        (_, _, _) => Mode::None,
+    }
+}
+
+/// Kubernetes takes a pod out of its services while any of its containers is unready; a sidecar's absence is made good
+/// by the guard, so it is no reason.
+fn fit(spec: &raw::Spec, status: &raw::Status) -> bool {
+    let ready = |statuses: &[raw::ContainerStatus], name: &str| statuses.iter().any(|s| s.name == name && s.ready);
+    let apps = spec.containers.iter().all(|container| ready(&status.container_statuses, &container.name));
+    let helpers = spec.init_containers.iter().filter(|c| c.stays() && c.name != containers::SIDECAR);
+    let helpers = helpers.map(|c| &c.name).all(|name| ready(&status.init_container_statuses, name));
+    let holds = |kind: &str| status.conditions.iter().any(|c| c.r#type == kind && c.status == "True");
+    apps && helpers && status.phase == "Running" && spec.readiness_gates.iter().all(|gate| holds(&gate.condition_type))
+}
+
+/// Each number once: the first name counts.
+fn ports<'a>(apps: impl Iterator<Item = &'a raw::Container>) -> Vec<Port> {
+    let mut ports: Vec<Port> = Vec::new();
+    for port in apps.flat_map(|container| &container.ports).filter(|port| matches!(port.protocol.as_str(), "" | "TCP"))
+    {
+        let known = ports.iter().any(|known| known.port == port.container_port);
+        if !known && port.container_port != 0 {
+            ports.push(Port { port: port.container_port, name: port.name.clone(), ..Port::default() });
+        }
+    }
+    ports
 }

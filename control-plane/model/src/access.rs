@@ -30,9 +30,9 @@ impl<'a> AccessPolicies<'a> {
             let Selects::Services(services) = &policy.selects else { continue };
             for (index, service) in services.iter().enumerate() {
                 let problem = if namespace_of(service) != policy.namespace {
-                    "is in another namespace than the policy"
+                    format!("service {service} is in another namespace than the policy")
                 } else if !mesh.services.contains_key(service) {
-                    "doesn't exist"
+                    mesh.absence(service)
                 } else {
                     continue;
                 };
@@ -40,7 +40,7 @@ impl<'a> AccessPolicies<'a> {
                     &policy.origin(),
                     &format!("spec.targetRefs[{index}]"),
                     Reason::TargetNotFound,
-                    format!("service {service} {problem}: nothing is selected by it"),
+                    format!("{problem}: nothing is selected by it"),
                     "name a service of the policy's namespace",
                 ));
             }

@@ -8,11 +8,12 @@ use std::{
 };
 
 use outrigger_wire::{SpiffeId, names, names::type_url, proto::config as wire};
+use wire::endpoint::State;
 
 use crate::{
     Affects, Finding, Inputs, MeshSnapshot, Reason,
     access::AccessPolicies,
-    inputs::{Endpoint, Port, Service},
+    inputs::{Addressing, EndpointState, Port, Service},
     mesh::{Member, Mesh},
     routes,
     snapshot::Draft,
@@ -75,7 +76,7 @@ fn note_workload(name: &str, member: &Member<'_>, affects: &mut Affects) {
     for service in &member.services {
         affects.add(&workload.origin, type_url::ENDPOINT, &format!("{service}/{}", workload.name));
     }
-    for address in &workload.addresses {
+    for address in workload.addresses.iter().filter(|_| workload.addressing != Addressing::Shared) {
         affects.add(&workload.origin, type_url::SERVICE, &names::address_alias(*address));
     }
 }
@@ -123,7 +124,8 @@ fn direct_services(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, problems: &mu
     let mut taken: BTreeMap<IpAddr, &str> =
         mesh.services.values().flat_map(|s| s.addresses.iter().map(|a| (*a, s.origin.as_str()))).collect();
     let mut drafts = Vec::new();
-    for (name, member) in &mesh.members {
+    let of = |addressing| mesh.members.iter().filter(move |(_, m)| m.workload.addressing == addressing);
+    for (name, member) in of(Addressing::Assigned).chain(of(Addressing::Claimed)) {
         let workload = member.workload;
         for address in &workload.addresses {
             let first = *taken.entry(*address).or_insert(&workload.origin);
@@ -132,7 +134,8 @@ fn direct_services(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, problems: &mu
                 continue;
             }
             let alias = names::address_alias(*address);
-            let direct = endpoint_of(alias.clone(), name, member, *address, workload.draining);
+            let state = if workload.draining { State::Draining } else { State::Ready };
+            let direct = endpoint_of(alias.clone(), name, member, *address, state);
             let message = wire::Service {
                 name: alias.clone(),
                 addresses: vec![address.to_string()],
@@ -149,17 +152,21 @@ fn direct_services(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, problems: &mu
 
 fn endpoints(mesh: &Mesh<'_>) -> Vec<Draft> {
     let drafts = mesh.endpoints.iter().filter_map(|((service, workload), input)| {
+        let state = match input.state {
+            EndpointState::Ready => State::Ready,
+            EndpointState::Draining => State::Draining,
+            EndpointState::Unready => return None,
+        };
         // Only those whose workload exists are in the mesh's list.
         let member = mesh.members.get(*workload)?;
-        let address = *member.workload.addresses.first()?;
-        let Endpoint { ports, draining, .. } = input;
-        let ports: BTreeSet<_> = ports.iter().collect();
+        let address = input.address.or_else(|| member.workload.addresses.first().copied())?;
+        let ports: BTreeSet<_> = input.ports.iter().collect();
         let message = wire::Endpoint {
             ports: ports
                 .into_iter()
                 .map(|(port, target)| wire::EndpointPort { port: (*port).into(), target: (*target).into() })
                 .collect(),
-            ..endpoint_of((*service).to_owned(), workload, member, address, *draining)
+            ..endpoint_of((*service).to_owned(), workload, member, address, state)
         };
         Some(Draft::new(format!("{service}/{}", member.workload.name), Vec::new(), &message))
     });
@@ -167,8 +174,7 @@ fn endpoints(mesh: &Mesh<'_>) -> Vec<Draft> {
 }
 
 /// What is true of a workload as an endpoint of whichever service.
-fn endpoint_of(service: String, name: &str, member: &Member<'_>, address: IpAddr, draining: bool) -> wire::Endpoint {
-    use wire::endpoint::State;
+fn endpoint_of(service: String, name: &str, member: &Member<'_>, address: IpAddr, state: State) -> wire::Endpoint {
     wire::Endpoint {
         service,
         workload: name.to_owned(),
@@ -178,7 +184,7 @@ fn endpoint_of(service: String, name: &str, member: &Member<'_>, address: IpAddr
         meshed: member.identity.is_some(),
         zone: member.workload.zone.clone(),
         weight: member.workload.weight,
-        state: if draining { State::Draining } else { State::Ready }.into(),
+        state: state.into(),
     }
 }
 

@@ -37,7 +37,8 @@ pub(crate) fn workload(qualified: &str, address: &str, mode: Option<Mode>) -> Wo
 }
 
 pub(crate) fn endpoint(service: &str, workload: &str, ports: &[(u16, u16)]) -> Endpoint {
-    Endpoint { service: service.to_owned(), workload: workload.to_owned(), ports: ports.to_vec(), draining: false }
+    let (service, workload) = (service.to_owned(), workload.to_owned());
+    Endpoint { service, workload, ports: ports.to_vec(), ..Endpoint::default() }
 }
 
 pub(crate) fn route(kind: RouteKind, qualified: &str, parent: &str, rules: Vec<RouteRule>) -> Route {

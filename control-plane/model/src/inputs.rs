@@ -3,7 +3,10 @@
 //! what users asked for and are only resolved by [`build`](crate::build()). Names of namespaced things are
 //! `NAMESPACE/NAME`, origins are `KIND/NAMESPACE/NAME`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use bytes::Bytes;
 use outrigger_wire::{names, proto::config as wire};
@@ -14,6 +17,8 @@ pub struct Inputs {
     pub mesh: MeshSettings,
     pub namespaces: Vec<Namespace>,
     pub services: Vec<Service>,
+    /// Services that are names for something outside, `NAMESPACE/NAME`: the mesh doesn't carry what is sent to them.
+    pub external_names: BTreeSet<String>,
     pub workloads: Vec<Workload>,
     pub endpoints: Vec<Endpoint>,
     pub routes: Vec<Route>,
@@ -87,6 +92,7 @@ pub struct Workload {
     pub name: String,
     pub service_account: String,
     pub addresses: Vec<IpAddr>,
+    pub addressing: Addressing,
     pub labels: BTreeMap<String, String>,
     pub ports: Vec<Port>,
     pub zone: String,
@@ -100,14 +106,40 @@ pub struct Workload {
     pub probes: Vec<wire::Probe>,
 }
 
+/// Whose a workload's addresses are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// Somebody wrote that they are its own.
+    #[default]
+    Claimed,
+    /// The platform gave them to it and to nobody else: that counts before what somebody wrote.
+    Assigned,
+    /// They are a node's, or of something outside: several may have the same. Calls of such an address aren't calls of the
+    /// workload, and it is never enrolled.
+    Shared,
+}
+
 /// One workload behind one service; selectors and named ports are resolved already.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Endpoint {
     pub service: String,
     pub workload: String,
+    /// Which of the workload's addresses; `None`: the first.
+    pub address: Option<IpAddr>,
     /// (port of the service, port of the workload).
     pub ports: Vec<(u16, u16)>,
-    pub draining: bool,
+    pub state: EndpointState,
+}
+
+/// What an endpoint takes. Whatever it is, policies of the service are in force at the workload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EndpointState {
+    #[default]
+    Ready,
+    /// Finishes what it has and gets nothing new.
+    Draining,
+    /// Gets nothing; callers don't know of it.
+    Unready,
 }
 
 /// A route of either family.

@@ -6,7 +6,7 @@ use outrigger_wire::SpiffeId;
 
 use crate::{
     Finding, Inputs, Reason,
-    inputs::{Endpoint, Mode, Service, Workload},
+    inputs::{Addressing, Endpoint, Mode, Service, Workload},
 };
 
 pub(crate) struct Mesh<'a> {
@@ -57,11 +57,19 @@ impl<'a> Mesh<'a> {
             // A shared proxy speaks mTLS by itself, whatever its labels say.
             let enrolled = matches!(mode, Some(Mode::Sidecar | Mode::Shared))
                 || member.services.contains(inputs.mesh.shared_service.as_str());
-            if enrolled {
+            if enrolled && member.workload.addressing != Addressing::Shared {
                 member.identity = identity(inputs, member.workload, findings);
             }
         }
         Self { inputs, services, members, endpoints }
+    }
+
+    /// Why there is no such service.
+    pub(crate) fn absence(&self, service: &str) -> String {
+        if self.inputs.external_names.contains(service) {
+            return format!("service {service} is an ExternalName, which leads out of the mesh");
+        }
+        format!("service {service} doesn't exist")
     }
 
     /// Name of the shared proxies' service, if there is one.

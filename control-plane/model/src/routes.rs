@@ -75,7 +75,7 @@ pub(crate) fn tables(
 
 fn unattachable(mesh: &Mesh<'_>, service: &str, port: Option<u16>) -> Option<String> {
     let Some(found) = mesh.services.get(service) else {
-        return Some(format!("service {service} doesn't exist; the route has no effect there"));
+        return Some(format!("{}; the route has no effect there", mesh.absence(service)));
     };
     let port = port.filter(|port| !found.ports.iter().any(|p| p.port == *port))?;
     Some(format!("service {service} has no port {port}; the route has no effect there"))

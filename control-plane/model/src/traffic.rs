@@ -155,7 +155,7 @@ fn out_of_reach(mesh: &Mesh<'_>, policy: &TrafficPolicy, target: &PolicyTarget) 
             "create the policy in the service's namespace",
         )),
         PolicyTarget::Service(service) if !mesh.services.contains_key(service) => {
-            Some((format!("service {service} doesn't exist; the target is ignored"), "name a service that exists"))
+            Some((format!("{}; the target is ignored", mesh.absence(service)), "name a service that exists"))
         }
         PolicyTarget::Mesh | PolicyTarget::Namespace(_) | PolicyTarget::Service(_) => None,
     }

@@ -23,6 +23,30 @@ pub(crate) fn check(kind: &Kind, value: &Value) -> Vec<FieldProblem> {
     problems
 }
 
+/// Removes fields that the schema doesn't know, as API servers do.
+pub(crate) fn prune(kind: &Kind, value: &mut Value) {
+    if let Some((_, schema)) = SCHEMAS.iter().find(|(name, _)| *name == kind.kind) {
+        prune_value(schema, value);
+    }
+}
+
+fn prune_value(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(fields) if schema["x-kubernetes-preserve-unknown-fields"] != true => {
+            let known = schema["properties"].as_object();
+            let others = &schema["additionalProperties"];
+            if let Some(known) = known.filter(|_| !others.is_object()) {
+                fields.retain(|name, _| known.contains_key(name));
+            }
+            for (name, value) in fields {
+                prune_value(known.and_then(|known| known.get(name)).unwrap_or(others), value);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| prune_value(&schema["items"], item)),
+        _ => {}
+    }
+}
+
 fn check_value(schema: &Value, value: &Value, path: &str, problems: &mut Vec<FieldProblem>) {
     if schema["x-kubernetes-int-or-string"] == true {
         if !value.is_i64() && !value.is_string() {

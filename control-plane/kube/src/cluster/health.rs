@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
+use super::kinds::KINDS;
+
 /// Of all kinds; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WatchStatus {
@@ -33,10 +35,6 @@ pub struct KindStatus {
 // === impl WatchStatus ===
 
 impl WatchStatus {
-    pub(super) fn new(kinds: impl Iterator<Item = &'static str>) -> Self {
-        Self { kinds: kinds.map(|kind| watch::Sender::new(KindStatus::new(kind))).collect() }
-    }
-
     pub fn kinds(&self) -> Vec<KindStatus> {
         self.kinds.iter().map(|kind| kind.borrow().clone()).collect()
     }
@@ -46,10 +44,20 @@ impl WatchStatus {
         self.kinds.iter().map(watch::Sender::borrow).filter(|kind| !kind.synced).map(|kind| kind.kind).collect()
     }
 
+    pub(super) fn objects(&self, index: usize) -> usize {
+        self.kinds.get(index).map_or(0, |kind| kind.borrow().objects)
+    }
+
     pub(super) fn update(&self, index: usize, change: impl FnOnce(&mut KindStatus)) {
         if let Some(kind) = self.kinds.get(index) {
             kind.send_modify(change);
         }
+    }
+}
+
+impl Default for WatchStatus {
+    fn default() -> Self {
+        Self { kinds: KINDS.iter().map(|kind| watch::Sender::new(KindStatus::new(kind.name))).collect() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Namespaces, services, workloads, and which workload is behind which service.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::{
     api::core::v1::{self, ServicePort},
@@ -9,21 +9,18 @@ use k8s_openapi::{
 use outrigger_crds::{self as crds, WorkloadMode, WorkloadProtocol};
 use outrigger_model::{
     Finding, Reason,
-    inputs::{Endpoint, Mode, Namespace, Port, Service, Workload},
+    inputs::{Addressing, Endpoint, EndpointState, Mode, Namespace, Port, Service, Workload},
 };
 use outrigger_wire::{names::MODE_LABEL, proto::config::Protocol};
 
 use super::{Report, names, number};
+use crate::pod;
 
-pub(super) fn namespace(object: &v1::Namespace, findings: &mut Vec<Finding>) -> Namespace {
-    let name = object.metadata.name.clone().unwrap_or_default();
-    let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(MODE_LABEL));
-    let mode = match label.map(String::as_str) {
+pub(super) fn namespace(name: &str, labels: &BTreeMap<String, String>, findings: &mut Vec<Finding>) -> Namespace {
+    let mode = match labels.get(MODE_LABEL).map(|label| pod::mode(label).ok_or(label)) {
         None => None,
-        Some("sidecar") => Some(Mode::Sidecar),
-        Some("shared") => Some(Mode::Shared),
-        Some("none") => Some(Mode::None),
-        Some(other) => {
+        Some(Ok(mode)) => Some(mode),
+        Some(Err(other)) => {
             let mut report = Report { object: &format!("Namespace/{name}"), findings };
             let message = format!("{other:?} is no mode; the label is ignored");
             let field = format_args!("metadata.labels[{MODE_LABEL:?}]");
@@ -31,7 +28,18 @@ pub(super) fn namespace(object: &v1::Namespace, findings: &mut Vec<Finding>) -> 
             None
         }
     };
-    Namespace { name, mode }
+    Namespace { name: name.to_owned(), mode }
+}
+
+/// Whether it is but a name for something outside.
+pub(super) fn is_external(object: &v1::Service) -> bool {
+    object.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName")
+}
+
+/// Whether any of its ports is ours to carry; a headless service may have none at all.
+pub(super) fn speaks_tcp(object: &v1::Service) -> bool {
+    let ports = object.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    ports.is_empty() || ports.iter().any(is_tcp)
 }
 
 pub(super) fn service(object: &v1::Service, findings: &mut Vec<Finding>) -> Service {
@@ -74,6 +82,7 @@ pub(super) fn workload(object: &crds::Workload, findings: &mut Vec<Finding>) -> 
     Workload {
         service_account: spec.service_account.clone(),
         addresses: addresses(&spec.addresses, &mut Report { object: &origin, findings }, "spec.addresses"),
+        addressing: Addressing::Claimed,
         labels: object.metadata.labels.clone().unwrap_or_default(),
         ports: ports.collect(),
         zone: spec.zone.clone().unwrap_or_default(),
@@ -122,7 +131,8 @@ pub(super) fn endpoints(
                     service: format!("{namespace}/{name}"),
                     workload: format!("{}/{}", workload.namespace, workload.name),
                     ports: targets,
-                    draining: workload.draining,
+                    address: None,
+                    state: if workload.draining { EndpointState::Draining } else { EndpointState::Ready },
                 });
             }
         }
@@ -131,7 +141,7 @@ pub(super) fn endpoints(
 }
 
 /// Port of the workload; `Err` with the name that it lacks.
-fn target(port: &ServicePort, workload: &Workload) -> Result<u16, String> {
+pub(super) fn target(port: &ServicePort, workload: &Workload) -> Result<u16, String> {
     match &port.target_port {
         None => Ok(number(port.port)),
         Some(IntOrString::Int(target)) => Ok(number(*target)),
@@ -157,7 +167,7 @@ fn addresses(texts: &[String], report: &mut Report<'_>, field: &str) -> Vec<IpAd
     addresses
 }
 
-fn is_tcp(port: &ServicePort) -> bool {
+pub(super) fn is_tcp(port: &ServicePort) -> bool {
     port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
 }
 

@@ -1,5 +1,5 @@
 use prost::Message;
-use wire::{access_policy::Action, endpoint::State, fallback::OnSidecarFailure, traffic_policy::Balancer};
+use wire::{access_policy::Action, fallback::OnSidecarFailure, traffic_policy::Balancer};
 
 use super::*;
 use crate::{Reach, fixtures::*, held::Marks, inputs::*};

@@ -88,8 +88,9 @@ impl Referrer<'_> {
             ));
         }
         let Some(service) = self.mesh.services.get(name) else {
-            let message = format!("service {name} doesn't exist");
-            return Err((Reason::BackendNotFound, message, "name a service that exists"));
+            let external = self.mesh.inputs.external_names.contains(name);
+            let reason = if external { Reason::InvalidKind } else { Reason::BackendNotFound };
+            return Err((reason, self.mesh.absence(name), "name a service that exists"));
         };
         let missing = |message, remedy| Err((Reason::BackendNotFound, message, remedy));
         match (backend.port, service.ports.as_slice()) {
