@@ -1,17 +1,30 @@
 //! Binary `outrigger`: a person's terminal. Arguments only; each subcommand has its own file.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod cluster;
+mod controller;
 mod demo;
+mod exit;
+mod explain;
 mod status;
+mod terminal;
 mod validate;
+mod web;
 
 #[derive(Debug, Parser)]
-#[command(name = "outrigger", version, about = "A service mesh that keeps its balance when a proxy dies")]
+#[command(
+    name = "outrigger",
+    version,
+    about = "A service mesh that keeps its balance when a proxy dies",
+    after_help = "Exit codes: 0 ok, 1 findings or failed, 2 usage, 3 cluster not reachable."
+)]
 struct Args {
+    #[command(flatten)]
+    cluster: cluster::Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -20,11 +33,13 @@ struct Args {
 enum Command {
     /// Runs the whole mesh with a small shop on this machine, breaks it and shows that nothing broke
     Demo(demo::Options),
+    /// Says what happens to a request: route, backends, endpoints, policies, mTLS, and what if a sidecar dies
+    Explain(explain::Options),
     /// Shows every proxy that is connected to a controller
     Status {
         /// Address of the controller's admin interface
         #[arg(long, value_name = "ADDRESS:PORT")]
-        controller_admin: SocketAddr,
+        controller_admin: std::net::SocketAddr,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -38,15 +53,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    run(Args::parse().command).unwrap_or_else(|error| {
+    let Args { cluster, command } = Args::parse();
+    run(command, &cluster).unwrap_or_else(|error| {
         eprintln!("outrigger: {error:#}");
-        ExitCode::FAILURE
+        exit::code(&error)
     })
 }
 
-fn run(command: Command) -> Result<ExitCode> {
+fn run(command: Command, cluster: &cluster::Options) -> Result<ExitCode> {
     match command {
         Command::Demo(options) => demo::run(&options),
+        Command::Explain(options) => explain::run(&options, cluster),
         Command::Status { controller_admin, json } => status::run(controller_admin, json),
         Command::Validate { files } => validate::run(&files),
     }

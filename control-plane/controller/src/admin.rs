@@ -19,7 +19,8 @@ use crate::{
 /// Time for a peer to send its request's headers.
 const HEADERS: Duration = Duration::from_secs(5);
 
-const PAGES: &str = "/healthz\n/readyz\n/metrics\n/debug/proxies\n/debug/problems\n/debug/resources?type=Service\n";
+const PAGES: &str = "/healthz\n/readyz\n/metrics\n/debug/proxies\n/debug/problems\n/debug/resources?type=Service\n\
+                     /debug/resource?type=Service&name=NAMESPACE/NAME\n";
 
 /// What the pages are made of.
 pub(crate) struct Admin {
@@ -75,6 +76,10 @@ impl Admin {
                 Some(resources) => page(&resources),
                 None => text(StatusCode::NOT_FOUND, "no such type\n".to_owned()),
             },
+            "/debug/resource" => match self.resource(query) {
+                Some(body) => respond(StatusCode::OK, "application/x-protobuf", body),
+                None => text(StatusCode::NOT_FOUND, "no such resource\n".to_owned()),
+            },
             _ => text(StatusCode::NOT_FOUND, PAGES.to_owned()),
         }
     }
@@ -97,11 +102,11 @@ impl Admin {
     /// Names and versions, of all types or of the one that is asked for by URL or short name.
     fn resources(&self, query: Option<&str>) -> Option<Value> {
         let snapshot = Arc::clone(&self.observed.snapshots.borrow());
-        let wanted = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("type=")));
+        let wanted = parameter(query, "type");
         let types: Map<String, Value> = snapshot
             .types
             .iter()
-            .filter(|(url, _)| wanted.is_none_or(|wanted| wanted == **url || wanted == metrics::short(url)))
+            .filter(|(url, _)| wanted.is_none_or(|wanted| is_type(url, wanted)))
             .map(|(url, set)| {
                 let versions = set.resources.values().map(|r| (r.name.to_string(), Value::from(&*r.version)));
                 ((*url).to_owned(), Value::Object(versions.collect()))
@@ -109,6 +114,25 @@ impl Admin {
             .collect();
         (wanted.is_none() || !types.is_empty()).then(|| json!({ "generation": snapshot.generation, "types": types }))
     }
+
+    /// The encoded message of one resource, by its name or an alias; neither holds what a query would have to encode.
+    fn resource(&self, query: Option<&str>) -> Option<Bytes> {
+        let snapshot = Arc::clone(&self.observed.snapshots.borrow());
+        let (wanted, name) = (parameter(query, "type")?, parameter(query, "name")?);
+        let (_, set) = snapshot.types.iter().find(|(url, _)| is_type(url, wanted))?;
+        let name = set.aliases.get(name).map_or(name, |name| name);
+        set.resources.get(name).map(|resource| resource.body.clone())
+    }
+}
+
+/// A parameter of a query, as it stands there.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Whether a type is asked for by URL or short name.
+fn is_type(url: &str, wanted: &str) -> bool {
+    wanted == url || wanted == metrics::short(url)
 }
 
 fn page(value: &Value) -> Response<Full<Bytes>> {
@@ -119,8 +143,8 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     respond(status, "text/plain; charset=utf-8", body)
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response

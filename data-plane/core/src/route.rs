@@ -38,6 +38,8 @@ pub struct RequestView<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Selected<'a> {
     pub rule: &'a Arc<Rule>,
+    /// What of the table's entries the request met.
+    pub matched: &'a RouteMatch,
     /// The path prefix that matched, which [`PathChange::Prefix`] replaces.
     pub prefix: Option<&'a str>,
 }
@@ -82,7 +84,7 @@ impl RouteTable {
             // No path match is the prefix "/".
             None => Some(""),
         };
-        Some(Selected { rule: self.rules.get(entry.rule)?, prefix })
+        Some(Selected { rule: self.rules.get(entry.rule)?, matched: &entry.matches, prefix })
     }
 }
 

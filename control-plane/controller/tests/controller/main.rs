@@ -154,6 +154,16 @@ async fn bad_yaml_keeps_the_last_good_state_and_is_shown() {
     assert!(controller.get("/metrics").1.contains("outrigger_config_problems"));
     let resources = controller.json("/debug/resources?type=Service");
     assert_eq!(resources["types"][SERVICE]["shop/web"], first.resources[0].version);
+    // One resource as it is served, by its name or an alias.
+    let body = String::from_utf8_lossy(&first.resources[0].resource.as_ref().unwrap().value).into_owned();
+    for name in ["shop/web", "@10.96.0.10"] {
+        let (status, page) = controller.get(&format!("/debug/resource?type=Service&name={name}"));
+        assert_eq!((status.as_str(), page.as_str()), ("HTTP/1.1 200 OK", body.as_str()), "{name}");
+    }
+    for missing in ["?type=Service&name=shop/none", "?type=None&name=shop/web", "?type=Service", ""] {
+        let (status, _) = controller.get(&format!("/debug/resource{missing}"));
+        assert_eq!(status, "HTTP/1.1 404 Not Found", "{missing}");
+    }
 }
 
 #[tokio::test]
