@@ -24,6 +24,9 @@ struct Args {
     kubeconfig: Option<PathBuf>,
     /// Only cases whose names contain it.
     filter: Option<String>,
+    /// Not those whose names contain it.
+    #[arg(long)]
+    skip: Option<String>,
 }
 
 /// One test of the cluster.
@@ -46,7 +49,9 @@ fn main() -> ExitCode {
         }
     };
     let filter = args.filter.unwrap_or_default();
-    let chosen: Vec<_> = cases::all().into_iter().filter(|case| case.name.contains(&filter)).collect();
+    let unwanted = |case: &Case| args.skip.as_ref().is_some_and(|skip| case.name.contains(skip));
+    let chosen: Vec<_> =
+        cases::all().into_iter().filter(|case| case.name.contains(&filter) && !unwanted(case)).collect();
     let (mut failed, mut skipped) = (Vec::new(), 0);
     for (index, case) in chosen.iter().enumerate() {
         let started = Instant::now();
