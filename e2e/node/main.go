@@ -20,6 +20,9 @@ const usage = `usage: node COMMAND [FLAGS] [ARGUMENTS]
   down                       end every process of the cluster and remove all it left
   image NAME=PATH...         import images into every node of the running cluster
   gateway-api                apply the Gateway API's resource definitions, of the version the conformance suite demands
+  conformance [--mode sidecar|shared|none] [--sidecars-down] [--report DIR]
+                             run the Gateway API mesh suite and judge it: each of its 22 tests by name, and our own;
+                             with --mode none all of them must fail but MeshBasic
   env                        print lines for a shell: the paths, with kubectl, helm and enter among the programs
   run COMMAND...             run a command in the cluster's network, with its kubeconfig
   node kill|start NAME       end a node as a power cut would; bring it back with its old disk
@@ -56,6 +59,7 @@ var commands = map[string]func([]string) error{
 	"down":        down,
 	"image":       importImages,
 	"gateway-api": gatewayAPI,
+	"conformance": runConformance,
 	"env":         env,
 	"run":         run,
 	"node":        node,
