@@ -130,9 +130,16 @@ impl Cluster {
     }
 
     /// A connection to a port of a pod's loopback.
-    pub(crate) async fn connect_pod(&self, namespace: &str, pod: &str, port: u16, limit: Duration) -> Result<Connection> {
+    pub(crate) async fn connect_pod(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        limit: Duration,
+    ) -> Result<Connection> {
         let opened = async {
-            let mut forwarder = self.of::<Pod>(namespace).portforward(pod, &[port]).await.map_err(|e| anyhow!(told(&e)))?;
+            let mut forwarder =
+                self.of::<Pod>(namespace).portforward(pod, &[port]).await.map_err(|e| anyhow!(told(&e)))?;
             let stream = forwarder.take_stream(port).context("no stream")?;
             Connection::new(stream, limit).await
         };

@@ -1,9 +1,6 @@
 //! The way to controllers' admin pages: of an embedded one by its address, of a cluster's through the API server.
 
-use std::{
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;

@@ -2,7 +2,10 @@
 //!
 //! Resolves names and prints; what happens is found in `decide`.
 
-use std::{net::{IpAddr, SocketAddr}, process::ExitCode};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -182,7 +185,10 @@ async fn resolve(from: &From, cluster: Option<&Cluster>) -> Result<Resolved> {
                 let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
                 phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
             };
-            let pod = pods.iter().find(running).with_context(|| format!("deployment {namespace}/{name} has no running pod"))?;
+            let pod = pods
+                .iter()
+                .find(running)
+                .with_context(|| format!("deployment {namespace}/{name} has no running pod"))?;
             let pod_name = pod.metadata.name.clone().unwrap_or_default();
             let note = format!("as called from pod {namespace}/{pod_name}, one of deployment {name}");
             Ok(Resolved { workload: format!("{namespace}/{pod_name}"), address: address(pod), note: Some(note) })

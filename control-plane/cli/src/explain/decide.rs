@@ -123,7 +123,8 @@ impl Decision<'_> {
             notes: call.notes.clone(),
         };
         let Some(destination) = destination else {
-            told.notes.push("the mesh doesn't know the destination: bytes are passed on as they are, in plaintext".into());
+            told.notes
+                .push("the mesh doesn't know the destination: bytes are passed on as they are, in plaintext".into());
             return told;
         };
         if destination.service.direct.is_none() && destination.service.port(call.port).is_none() {
@@ -133,7 +134,8 @@ impl Decision<'_> {
             true => self.http(destination, &mut told),
             false => {
                 if call.method.is_some() {
-                    told.notes.push("the port is declared as TCP: methods, paths and headers aren't looked at".to_owned());
+                    told.notes
+                        .push("the port is declared as TCP: methods, paths and headers aren't looked at".to_owned());
                 }
                 let whole = self.backend(destination, call.port, None, None, 1.0, 1);
                 told.backends.push(whole);

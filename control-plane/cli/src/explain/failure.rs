@@ -31,7 +31,9 @@ fn failure(inbound: &Inbound, whose: &str) -> Failure {
         (OnSidecarFailure::Closed, _) => "connections are closed: no fallback".to_owned(),
         (OnSidecarFailure::Direct, _) => "goes on in plaintext WITHOUT policies".to_owned(),
         (OnSidecarFailure::Fallback, Some(shared)) => {
-            format!("its guard goes through {shared}, same routes and policies; if no shared proxy answers, the call {last}")
+            format!(
+                "its guard goes through {shared}, same routes and policies; if no shared proxy answers, the call {last}"
+            )
         }
         (OnSidecarFailure::Fallback, None) => format!("there are no shared proxies, so the call {last}"),
     };

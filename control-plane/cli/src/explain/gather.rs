@@ -128,5 +128,7 @@ fn is_of(endpoint: &str, service: &str) -> bool {
 
 async fn fetch<M: Message + Default>(source: &mut impl Source, kind: &str, name: &str) -> Result<Option<M>> {
     let Some(body) = source.resource(kind, name).await? else { return Ok(None) };
-    M::decode(body).map(Some).with_context(|| format!("{kind} {name}: not understood; is this terminal older than the controller?"))
+    M::decode(body)
+        .map(Some)
+        .with_context(|| format!("{kind} {name}: not understood; is this terminal older than the controller?"))
 }

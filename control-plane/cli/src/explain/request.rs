@@ -82,7 +82,8 @@ impl Request {
             }
             Some(Configured::Redirect(redirect)) => {
                 let host = self.host();
-                let host = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(it, _)| it);
+                let host =
+                    host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(it, _)| it);
                 let location = redirect.location("http", host, port, &self.path, self.query.as_deref(), prefix);
                 let why = "the route redirects".to_owned();
                 let status = redirect.status.as_u16();

@@ -21,7 +21,13 @@ pub(crate) fn of(told: &Explanation) -> (bool, String) {
         None => {
             let mut ways: Vec<_> = used().map(|endpoint| endpoint.transport).collect();
             ways.dedup();
-            let how = if ways == ["mtls"] { "over mTLS" } else if ways.contains(&"mtls") { "partly over mTLS" } else { "in plaintext" };
+            let how = if ways == ["mtls"] {
+                "over mTLS"
+            } else if ways.contains(&"mtls") {
+                "partly over mTLS"
+            } else {
+                "in plaintext"
+            };
             (true, format!("Allowed: {service} answers, {how}."))
         }
         Some(first) if denied.len() == used().count() => {

@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use outrigger_wire::SpiffeId;
-
 /// The caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum From {
@@ -58,7 +56,9 @@ impl To {
             return Ok(Self::address(address, None));
         }
         let (name, port) = match text.rsplit_once(':') {
-            Some((name, port)) if !name.contains(':') => (name, Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?)),
+            Some((name, port)) if !name.contains(':') => {
+                (name, Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?))
+            }
             Some(_) => return Err(wrong()),
             None => (text, None),
         };
@@ -116,8 +116,25 @@ fn split<'a>(text: &'a str, default: &str) -> Option<(Option<&'a str>, String, S
 /// Words of kubectl's, whether we take them or not.
 fn is_type(word: &str) -> bool {
     const TYPES: [&str; 19] = [
-        "pod", "pods", "po", "workload", "svc", "service", "services", "deploy", "deployment", "deployments", "sts",
-        "statefulset", "ds", "daemonset", "job", "cronjob", "rs", "replicaset", "sa",
+        "pod",
+        "pods",
+        "po",
+        "workload",
+        "svc",
+        "service",
+        "services",
+        "deploy",
+        "deployment",
+        "deployments",
+        "sts",
+        "statefulset",
+        "ds",
+        "daemonset",
+        "job",
+        "cronjob",
+        "rs",
+        "replicaset",
+        "sa",
     ];
     TYPES.contains(&word)
 }
@@ -125,11 +142,6 @@ fn is_type(word: &str) -> bool {
 /// A name as Kubernetes allows it, and so one that is safe in a query.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
-}
-
-/// The workload's own part of a SPIFFE ID, for people: `sa/NAME` of namespace `NS` as `NS/NAME`.
-pub(crate) fn account(identity: &SpiffeId) -> String {
-    format!("{}/{}", identity.namespace(), identity.service_account())
 }
 
 #[cfg(test)]
