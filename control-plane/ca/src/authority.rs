@@ -38,8 +38,10 @@ const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    root: CertificateDer<'static>,
-    root_expires: SystemTime,
+    /// What proxies need between a leaf and a root: nothing, unless the signing certificate isn't a root itself.
+    intermediates: Vec<CertificateDer<'static>>,
+    roots: Vec<CertificateDer<'static>>,
+    expires: SystemTime,
     issued: AtomicU64,
 }
 
@@ -71,7 +73,9 @@ pub enum AuthorityError {
     State(PathBuf),
     #[error("{path}: the root is of trust domain {found}; move it away or set that trust domain")]
     TrustDomain { path: PathBuf, found: String },
-    #[error("the root of this authority has expired")]
+    #[error("{0}")]
+    Brought(&'static str),
+    #[error("the certificate that this authority signs with has expired")]
     Expired,
     #[error(transparent)]
     Csr(#[from] CsrError),
@@ -106,6 +110,54 @@ impl Authority {
         Ok(authority)
     }
 
+    /// A new root and its key, PEM.
+    ///
+    /// # Errors
+    /// If the trust domain is no name for a certificate, or the system has no random numbers.
+    pub fn generate(trust_domain: &str) -> Result<(String, String), AuthorityError> {
+        let pem = new_root(trust_domain)?;
+        let at = pem.find(CERTIFICATE).unwrap_or(pem.len());
+        Ok((pem[at..].to_owned(), pem[..at].to_owned()))
+    }
+
+    /// An authority that somebody has brought: `chain` begins with the certificate that `key` signs with, followed by
+    /// others up to the root, if it isn't a root itself. `roots` are to be trusted; "" is the last of `chain`. All PEM.
+    ///
+    /// # Errors
+    /// If they don't belong together, or the certificate may not sign, or is of another trust domain.
+    pub fn brought(chain: &str, key: &str, roots: &str, trust_domain: &str) -> Result<Self, AuthorityError> {
+        let read = |pem: &str| -> Result<Vec<_>, _> {
+            CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.map(CertificateDer::into_owned)).collect()
+        };
+        let chain = read(chain).map_err(|_| AuthorityError::Brought("tls.crt: no PEM certificates"))?;
+        let mut roots = read(roots).map_err(|_| AuthorityError::Brought("ca.crt: no PEM certificates"))?;
+        let (signer, last) =
+            chain.first().zip(chain.last()).ok_or(AuthorityError::Brought("tls.crt: no certificate"))?;
+        if roots.is_empty() {
+            roots.push(last.clone());
+        }
+        let key = key_pair(key).ok_or(AuthorityError::Brought("tls.key: no PEM key of a kind that can sign"))?;
+        let (_, parsed) =
+            X509Certificate::from_der(signer).map_err(|_| AuthorityError::Brought("tls.crt: no X.509 certificate"))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(AuthorityError::Brought("tls.crt and tls.key: the key is of another certificate"));
+        }
+        if !parsed.is_ca() {
+            return Err(AuthorityError::Brought("tls.crt: its certificate may not sign others (no CA)"));
+        }
+        let names = parsed.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
+        let other = |name: &GeneralName<'_>| matches!(name, GeneralName::URI(uri) if uri.starts_with("spiffe://") && *uri != domain_uri(trust_domain));
+        if names.is_some_and(|names| names.iter().any(other)) {
+            return Err(AuthorityError::Brought(
+                "tls.crt: it is of another trust domain; set that one, or bring another",
+            ));
+        }
+        let expires = expiry(&parsed).ok_or(AuthorityError::Expired)?;
+        let issuer = Issuer::from_ca_cert_der(signer, key)?;
+        let intermediates = chain.iter().filter(|der| !roots.contains(der)).cloned().collect();
+        Ok(Self { issuer, intermediates, roots, expires, issued: AtomicU64::new(0) })
+    }
+
     /// Issues a certificate for the key of `csr`, valid for `ttl` at most. The name in it is `identity`, whatever the
     /// request says.
     ///
@@ -116,7 +168,7 @@ impl Authority {
         let uri = SanType::URI(Ia5String::try_from(identity.as_str())?);
         let (leaf, not_before, not_after) = self.issue(&key, vec![uri], ttl)?;
         self.issued.fetch_add(1, Ordering::Relaxed);
-        let chain = vec![Bytes::from(leaf.to_vec())];
+        let chain = std::iter::once(&leaf).chain(&self.intermediates).map(|der| Bytes::from(der.to_vec())).collect();
         Ok(Issued { chain, not_before: unix_seconds(not_before), not_after: unix_seconds(not_after) })
     }
 
@@ -130,12 +182,18 @@ impl Authority {
         let names = dns_names.iter().map(name).collect::<Result<_, rcgen::Error>>()?;
         let (leaf, _, not_after) = self.issue(&key, names, ttl)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Ok(ServerCertificate { chain: vec![leaf], key, not_after })
+        let chain = std::iter::once(leaf).chain(self.intermediates.iter().cloned()).collect();
+        Ok(ServerCertificate { chain, key, not_after })
     }
 
     /// DER of every root that the trust domain accepts now.
     pub fn roots(&self) -> Vec<Bytes> {
-        vec![Bytes::from(self.root.to_vec())]
+        self.roots.iter().map(|root| Bytes::from(root.to_vec())).collect()
+    }
+
+    /// As [`roots`](Self::roots), PEM.
+    pub fn roots_pem(&self) -> String {
+        self.roots.iter().map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root.to_vec()))).collect()
     }
 
     /// Workload certificates issued by this process.
@@ -157,10 +215,9 @@ impl Authority {
         if found != GeneralName::URI(&domain_uri(trust_domain)).to_string() {
             return Err(AuthorityError::TrustDomain { path: path.to_owned(), found });
         }
-        let expires = u64::try_from(parsed.validity().not_after.timestamp()).map_err(|_| state())?;
+        let expires = expiry(&parsed).ok_or_else(state)?;
         let issuer = Issuer::from_ca_cert_der(&root, key)?;
-        let root_expires = SystemTime::UNIX_EPOCH + Duration::from_secs(expires);
-        Ok(Self { issuer, root, root_expires, issued: AtomicU64::new(0) })
+        Ok(Self { issuer, intermediates: Vec::new(), roots: vec![root], expires, issued: AtomicU64::new(0) })
     }
 
     fn issue(
@@ -170,7 +227,7 @@ impl Authority {
         ttl: Duration,
     ) -> Result<(CertificateDer<'static>, SystemTime, SystemTime), AuthorityError> {
         let now = SystemTime::now();
-        let not_after = self.root_expires.min(now + ttl);
+        let not_after = self.expires.min(now + ttl);
         if not_after <= now {
             return Err(AuthorityError::Expired);
         }
@@ -183,6 +240,17 @@ impl Authority {
         let leaf = params.signed_by(key, &self.issuer)?;
         Ok((leaf.der().clone(), now - BACKDATE, not_after))
     }
+}
+
+/// A key in PKCS #8, SEC 1 or PKCS #1.
+fn key_pair(pem: &str) -> Option<KeyPair> {
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).ok()?;
+    KeyPair::try_from(&key).ok()
+}
+
+fn expiry(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// Key and self-signed root, PEM.

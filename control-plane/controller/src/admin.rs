@@ -6,6 +6,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Bytes, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_kube::cluster::KindStatus;
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -19,7 +20,16 @@ use crate::{
 /// Time for a peer to send its request's headers.
 const HEADERS: Duration = Duration::from_secs(5);
 
-const PAGES: &str = "/healthz\n/readyz\n/metrics\n/debug/proxies\n/debug/problems\n/debug/resources?type=Service\n\
+/// Which pages a listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// For whoever is on this machine.
+    All,
+    /// Health, readiness and metrics: for everybody.
+    Health,
+}
+
+const PAGES: &str = "/healthz\n/readyz\n/metrics\n/debug/leader\n/debug/unmeshed\n/debug/watches\n/debug/proxies\n/debug/problems\n/debug/resources?type=Service\n\
                      /debug/resource?type=Service&name=NAMESPACE/NAME\n";
 
 /// What the pages are made of.
@@ -37,12 +47,12 @@ impl Admin {
     }
 
     /// Serves until `stop`, then drains.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pages: Pages, stop: CancellationToken) {
         listener::accept(listener, stop.clone(), |stream, _| {
             let (admin, stop) = (Arc::clone(&self), stop.clone());
             async move {
                 let service = service_fn(move |request: Request<_>| {
-                    let answer = admin.answer(request.method(), request.uri().path(), request.uri().query());
+                    let answer = admin.answer(pages, request.method(), request.uri().path(), request.uri().query());
                     std::future::ready(Ok::<_, Infallible>(answer))
                 });
                 let mut http1 = http1::Builder::new();
@@ -58,17 +68,25 @@ impl Admin {
         .await;
     }
 
-    fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+    fn answer(&self, pages: Pages, method: &Method, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
         if method != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
         }
         match path {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" if self.observed.stop.is_cancelled() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
+            }
             "/readyz" if self.observed.snapshots.borrow().generation > 0 => text(StatusCode::OK, "ready\n".to_owned()),
             "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no configuration has been read yet\n".to_owned()),
             "/metrics" => match metrics::render(&self.registry) {
                 Ok(page) => respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", page),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            _ if pages == Pages::Health => text(StatusCode::NOT_FOUND, "/healthz\n/readyz\n/metrics\n".to_owned()),
+            "/debug/leader" | "/debug/unmeshed" | "/debug/watches" => match self.of_cluster(path) {
+                Some(value) => page(&value),
+                None => text(StatusCode::NOT_FOUND, "there is no cluster\n".to_owned()),
             },
             "/debug/proxies" => page(&self.observed.acks.to_json()),
             "/debug/problems" => page(&self.problems()),
@@ -99,6 +117,15 @@ impl Admin {
         problems.iter().map(problem).collect()
     }
 
+    fn of_cluster(&self, path: &str) -> Option<Value> {
+        let cluster = self.observed.cluster.as_ref()?;
+        match path {
+            "/debug/leader" => serde_json::to_value(&*cluster.leadership.borrow()).ok(),
+            "/debug/unmeshed" => serde_json::to_value(&**cluster.unmeshed.borrow()).ok(),
+            _ => Some(cluster.watches.kinds().iter().map(kind).collect()),
+        }
+    }
+
     /// Names and versions, of all types or of the one that is asked for by URL or short name.
     fn resources(&self, query: Option<&str>) -> Option<Value> {
         let snapshot = Arc::clone(&self.observed.snapshots.borrow());
@@ -123,6 +150,20 @@ impl Admin {
         let name = set.aliases.get(name).map_or(name, |name| name);
         set.resources.get(name).map(|resource| resource.body.clone())
     }
+}
+
+/// How the watch of one kind is doing.
+fn kind(kind: &KindStatus) -> Value {
+    json!({
+        "kind": kind.kind,
+        "synced": kind.synced,
+        "absent": kind.absent,
+        "objects": kind.objects,
+        "silence_seconds": kind.silence().map(|silence| silence.as_secs()),
+        "relists": kind.relists,
+        "failures": kind.failures,
+        "error": kind.error,
+    })
 }
 
 /// A parameter of a query, as it stands there.

@@ -1,28 +1,38 @@
 //! Settings: flags, each with an environment variable.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Parser;
 use outrigger_wire::{SpiffeId, names};
 
-/// Serves configuration and certificates to the mesh's proxies, from a folder of YAML.
+/// Serves configuration and certificates to the mesh's proxies, from a cluster's objects or from a folder of YAML.
 #[derive(Debug, Parser)]
 #[command(name = "outrigger-controller", version)]
 pub(crate) struct Args {
-    /// Folder of YAML that describes the mesh; it is watched.
-    #[arg(long, env = "OUTRIGGER_CONFIG_DIR", value_name = "DIR")]
-    pub(crate) config_dir: PathBuf,
+    /// Folder of YAML that describes the mesh; it is watched. The embedded mode, without a cluster.
+    #[arg(long, env = "OUTRIGGER_CONFIG_DIR", value_name = "DIR", conflicts_with = "kubernetes", requires_all = ["tokens", "state"])]
+    pub(crate) config_dir: Option<PathBuf>,
 
-    /// Folder of tokens, one file NAMESPACE.NAME for each workload, holding NAMESPACE/NAME:SECRET.
+    /// Embedded mode: folder of tokens, one file NAMESPACE.NAME for each workload, holding NAMESPACE/NAME:SECRET.
     #[arg(long, env = "OUTRIGGER_TOKENS", value_name = "DIR")]
-    pub(crate) tokens: PathBuf,
+    pub(crate) tokens: Option<PathBuf>,
 
-    /// Folder for the certificate authority's key; `root.pem` is written there.
+    /// Embedded mode: folder for the certificate authority's key; `root.pem` is written there.
     #[arg(long, env = "OUTRIGGER_STATE", value_name = "DIR")]
-    pub(crate) state: PathBuf,
+    pub(crate) state: Option<PathBuf>,
+
+    /// The mesh is what the objects of the cluster say that this pod runs in (or that KUBECONFIG names).
+    #[arg(long, env = "OUTRIGGER_KUBERNETES", required_unless_present = "config_dir")]
+    pub(crate) kubernetes: bool,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
 
     /// Where proxies connect: xDS and certificates, over TLS.
-    #[arg(long, env = "OUTRIGGER_LISTEN", value_name = "ADDRESS", default_value_t = SocketAddr::from(([0, 0, 0, 0], names::ports::CONTROLLER)))]
+    #[arg(long, env = "OUTRIGGER_LISTEN", value_name = "ADDRESS", default_value_t = any(names::ports::CONTROLLER))]
     pub(crate) listen: SocketAddr,
 
     /// Health, metrics and debugging, plain HTTP without authentication: keep it on loopback.
@@ -36,6 +46,51 @@ pub(crate) struct Args {
     /// What is logged, such as `info` or `outrigger_xds=debug,info`.
     #[arg(long, env = "OUTRIGGER_LOG", value_name = "FILTER", default_value = "info")]
     pub(crate) log: String,
+}
+
+/// Settings of the Kubernetes mode.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClusterArgs {
+    /// Secret in outrigger-system with the root's certificate and key (tls.crt, tls.key, perhaps ca.crt).
+    #[arg(long, env = "OUTRIGGER_ROOT_SECRET", value_name = "NAME", default_value = names::ROOT_SECRET)]
+    pub(crate) root_secret: String,
+
+    /// What is injected into pods, YAML; it is read again when it changes. Without it, the injector's defaults.
+    #[arg(long, env = "OUTRIGGER_INJECTOR_CONFIG", value_name = "FILE")]
+    pub(crate) injector_config: Option<PathBuf>,
+
+    /// Where the API server calls the admission webhooks, HTTPS.
+    #[arg(long, env = "OUTRIGGER_WEBHOOK_LISTEN", value_name = "ADDRESS", default_value_t = any(names::ports::WEBHOOK))]
+    pub(crate) webhook_listen: SocketAddr,
+
+    /// Folder with tls.crt and tls.key for the webhooks, read again when they change. Without it they are self-made.
+    #[arg(long, env = "OUTRIGGER_WEBHOOK_CERT_DIR", value_name = "DIR")]
+    pub(crate) webhook_cert_dir: Option<PathBuf>,
+
+    /// Health, readiness and metrics for everybody, read only.
+    #[arg(long, env = "OUTRIGGER_HEALTH_LISTEN", value_name = "ADDRESS", default_value_t = any(names::ports::CONTROLLER_HEALTH))]
+    pub(crate) health_listen: SocketAddr,
+
+    /// Domain of the cluster's DNS.
+    #[arg(long, env = "OUTRIGGER_CLUSTER_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+
+    /// Name of this pod; by the downward API.
+    #[arg(long, env = "OUTRIGGER_POD_NAME", value_name = "NAME", default_value = "outrigger-controller")]
+    pub(crate) pod_name: String,
+
+    /// Address of this pod; by the downward API.
+    #[arg(long, env = "OUTRIGGER_POD_IP", value_name = "ADDRESS")]
+    pub(crate) pod_ip: Option<IpAddr>,
+
+    /// This pod's own token, by which other replicas know it.
+    #[arg(long, env = "OUTRIGGER_TOKEN", value_name = "FILE", default_value = "/var/run/secrets/outrigger/token")]
+    pub(crate) token: PathBuf,
+}
+
+/// All addresses of both families.
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
 }
 
 fn trust_domain(text: &str) -> Result<String, String> {

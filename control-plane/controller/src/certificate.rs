@@ -15,8 +15,10 @@ use rustls::{
 };
 use tokio::time;
 
-/// Names that proxies verify: the service in a cluster, and one machine.
-const DNS_NAMES: [&str; 2] = ["outrigger-controller.outrigger-system.svc", "localhost"];
+/// Names that are verified: by proxies and API servers the service in a cluster, by other replicas the short one, and
+/// one machine.
+const DNS_NAMES: [&str; 3] =
+    ["outrigger-controller.outrigger-system.svc", "outrigger-controller.outrigger-system", "localhost"];
 const TTL: Duration = Duration::from_secs(24 * 3600);
 /// How often it is looked at. By the wall clock, as expiry is: a machine may have slept.
 const CHECK: Duration = Duration::from_secs(600);

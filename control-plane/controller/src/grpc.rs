@@ -6,10 +6,9 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use http::{HeaderMap, Request, Response, header};
+use http::{Request, Response, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use outrigger_xds::Principal;
 use rustls::{ServerConfig, version::TLS13};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -21,7 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tower::ServiceExt;
 
-use crate::{certificate::OwnCertificate, listener, tokens::TokenFiles};
+use crate::{
+    authenticate::{Authenticator, Refusal},
+    certificate::OwnCertificate,
+    listener,
+};
 
 /// Handshakes at once: each costs us a signature, and a peer that stalls only keeps its place for [`HANDSHAKE`].
 const MAX_HANDSHAKES: usize = 512;
@@ -39,7 +42,7 @@ pub(crate) struct Server {
     tls: TlsAcceptor,
     handshakes: Semaphore,
     http2: http2::Builder<TokioExecutor>,
-    tokens: TokenFiles,
+    authenticator: Arc<Authenticator>,
     routes: Routes,
 }
 
@@ -48,7 +51,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(
         certificate: Arc<OwnCertificate>,
-        tokens: TokenFiles,
+        authenticator: Arc<Authenticator>,
         routes: Routes,
     ) -> anyhow::Result<Arc<Self>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -66,7 +69,7 @@ impl Server {
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADERS);
         let handshakes = Semaphore::new(MAX_HANDSHAKES);
-        Ok(Arc::new(Self { tls: TlsAcceptor::from(Arc::new(tls)), handshakes, http2, tokens, routes }))
+        Ok(Arc::new(Self { tls: TlsAcceptor::from(Arc::new(tls)), handshakes, http2, authenticator, routes }))
     }
 
     /// Serves until `stop`, then drains.
@@ -125,22 +128,19 @@ impl Server {
         mut request: Request<Incoming>,
         peer: SocketAddr,
     ) -> Result<Response<Body>, Infallible> {
-        let Some(principal) = self.authenticate(request.headers(), peer) else {
+        let principal = match self.authenticator.authenticate(request.headers(), peer).await {
+            Ok(principal) => principal,
             // The same answer whatever was wrong: it tells a guesser nothing.
-            return Ok(Status::unauthenticated("a valid token of a workload of this mesh is needed").into_http());
+            Err(Refusal::Denied) => {
+                return Ok(Status::unauthenticated("a valid token of a workload of this mesh is needed").into_http());
+            }
+            Err(Refusal::Unavailable) => {
+                return Ok(Status::unavailable("tokens can't be checked for now").into_http());
+            }
         };
         request.headers_mut().remove(header::AUTHORIZATION);
         request.extensions_mut().insert(principal.identity.clone());
         request.extensions_mut().insert(principal);
         self.routes.clone().oneshot(request).await
-    }
-
-    fn authenticate(&self, headers: &HeaderMap, peer: SocketAddr) -> Option<Principal> {
-        let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let Some(token) = token else {
-            tracing::warn!(%peer, "a call without token was refused");
-            return None;
-        };
-        self.tokens.authenticate(token).inspect_err(|error| tracing::warn!(%peer, %error, "a call was refused")).ok()
     }
 }

@@ -3,7 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use outrigger_ca::Authority;
-use outrigger_kube::Problem;
+use outrigger_kube::{
+    Problem,
+    cluster::{KindStatus, WatchStatus},
+    lease::Leadership,
+    unmeshed,
+};
 use outrigger_model::MeshSnapshot;
 use outrigger_xds::Acks;
 use prometheus_client::{
@@ -13,6 +18,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Everything of the controller that can be looked at.
 #[derive(Clone)]
@@ -21,6 +27,18 @@ pub(crate) struct Observed {
     pub(crate) problems: watch::Receiver<Vec<Problem>>,
     pub(crate) acks: Arc<Acks>,
     pub(crate) authority: Arc<Authority>,
+    /// `None` in the embedded mode.
+    pub(crate) cluster: Option<ClusterView>,
+    /// Cancelled when this process is about to end.
+    pub(crate) stop: CancellationToken,
+}
+
+/// What there is to see in Kubernetes only.
+#[derive(Clone)]
+pub(crate) struct ClusterView {
+    pub(crate) watches: WatchStatus,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) unmeshed: watch::Receiver<Arc<unmeshed::Report>>,
 }
 
 const NO_EXEMPLAR: Option<&Exemplar<[(&str, &str); 0], u64>> = None;
@@ -73,7 +91,42 @@ impl Collector for Observed {
         }
         encoder
             .encode_descriptor("certificates_issued", "Certificates issued to workloads", None, MetricType::Counter)?
-            .encode_counter(&self.authority.issued(), NO_EXEMPLAR)
+            .encode_counter(&self.authority.issued(), NO_EXEMPLAR)?;
+        self.cluster.as_ref().map_or(Ok(()), |cluster| cluster.encode(&mut encoder))
+    }
+}
+
+// === impl ClusterView ===
+
+impl ClusterView {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let leads = matches!(*self.leadership.borrow(), Leadership::Leader { .. });
+        let unmeshed = Arc::clone(&self.unmeshed.borrow());
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+        };
+        gauge("leader", "1 if this replica writes statuses", u64::from(leads))?;
+        gauge("unmeshed_pods", "Pods that should have proxies and have none", unmeshed.unmeshed.len() as u64)?;
+        gauge("outdated_pods", "Pods with proxies of another version", unmeshed.outdated.len() as u64)?;
+        let kinds = self.watches.kinds();
+        let mut family = |name: &str, help: &str, value: fn(&KindStatus) -> u64| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for kind in &kinds {
+                family.encode_family(&[("kind", kind.kind)])?.encode_gauge(&value(kind))?;
+            }
+            Ok::<_, fmt::Error>(())
+        };
+        family("watch_synced", "1 if a kind's objects have been listed", |kind| u64::from(kind.synced))?;
+        family("watch_objects", "Objects of a kind", |kind| kind.objects as u64)?;
+        family("watch_silence_seconds", "Since the API server last told anything of a kind", |kind| {
+            kind.silence().map_or(0, |silence| silence.as_secs())
+        })?;
+        let mut failures =
+            encoder.encode_descriptor("watch_failures", "Lists and watches that failed", None, MetricType::Counter)?;
+        for kind in &kinds {
+            failures.encode_family(&[("kind", kind.kind)])?.encode_counter(&kind.failures, NO_EXEMPLAR)?;
+        }
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ fn authority(dir: &Path) -> Authority {
 }
 
 fn verify(authority: &Authority, leaf: &[u8], at: SystemTime, usage: KeyUsage) -> Result<(), webpki::Error> {
-    let anchors = [anchor_from_trusted_cert(&authority.root)?];
+    let anchors = [anchor_from_trusted_cert(&authority.roots[0])?];
     let leaf = CertificateDer::from(leaf);
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     EndEntityCert::try_from(&leaf)?
@@ -110,7 +110,7 @@ fn reload_gives_the_same_root() {
     let second = authority(dir.path());
     assert_eq!(first.roots(), second.roots());
     assert_eq!(pem, fs::read(dir.path().join(ROOT_FILE)).unwrap());
-    assert_eq!(CertificateDer::from_pem_slice(&pem).unwrap(), first.root);
+    assert_eq!(CertificateDer::from_pem_slice(&pem).unwrap(), first.roots[0]);
     assert!(!String::from_utf8(pem).unwrap().contains("PRIVATE"));
     let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
     let issued = second.sign(csr.der(), &identity(), DAY).unwrap();

@@ -1,0 +1,154 @@
+//! Wiring of the Kubernetes mode: the cluster's objects, its tokens, its Secret; webhooks; and the leader's work.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use arc_swap::ArcSwap;
+use kube::Client;
+use outrigger_kube::{
+    Settings,
+    cluster::{self, Sinks, WatchStatus},
+    leader,
+    lease::Leadership,
+    unmeshed,
+};
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{Admin, Pages},
+    args::Args,
+    authenticate::Authenticator,
+    certificate::OwnCertificate,
+    injector,
+    metrics::{ClusterView, Observed},
+    root_secret,
+    serve::{self, Listeners, bind},
+    token_review::TokenReviews,
+    webhook::Webhook,
+    webhook_certificate::WebhookCertificate,
+};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longer than the API server leaves a watch without a word.
+const READ: Duration = Duration::from_secs(305);
+/// How long webhooks and health are served after everything else has stopped: API servers learn late who is gone.
+const LINGER: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let of = args.cluster;
+    let config = injector::load(of.injector_config.as_ref()).context("--injector-config")?;
+    let version = config.version.clone();
+    let config = Arc::new(ArcSwap::from_pointee(config));
+    let client = client().await?;
+    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let listeners = Listeners::bind(args.listen, args.admin).await?;
+    let (webhooks, health) =
+        (bind(of.webhook_listen, "--webhook-listen").await?, bind(of.health_listen, "--health-listen").await?);
+    serve::announce(&[
+        ("grpc", &listeners.grpc),
+        ("admin", &listeners.admin),
+        ("webhook", &webhooks),
+        ("health", &health),
+    ])?;
+
+    let (snapshot_sender, snapshots) = watch::channel(Arc::default());
+    let (problem_sender, problems) = watch::channel(Vec::new());
+    let (derived_sender, derived) = watch::channel(None);
+    let (namespace_sender, namespaces) = watch::channel(Arc::default());
+    let (leadership_sender, leadership) = watch::channel(Leadership::Follower { holder: None });
+    let (unmeshed_sender, unmeshed) = watch::channel(Arc::new(unmeshed::Report::default()));
+    let watches = WatchStatus::default();
+
+    // Until there is a root, nothing can be served; the kubelet sees it start meanwhile.
+    let (authority, secret) = root_secret::wait(&client, &of.root_secret, &args.trust_domain).await;
+    let authority = Arc::new(authority);
+    tokio::spawn(root_secret::watch(client.clone(), of.root_secret, secret));
+
+    let observed = Observed {
+        snapshots: snapshots.clone(),
+        problems,
+        acks: Arc::default(),
+        authority: Arc::clone(&authority),
+        cluster: Some(ClusterView { watches: watches.clone(), leadership, unmeshed }),
+        stop: stop.clone(),
+    };
+    let acks = Arc::clone(&observed.acks);
+    let certificate = OwnCertificate::new(Arc::clone(&authority))?;
+    let reviews = TokenReviews::new(client.clone(), snapshots, args.trust_domain.clone());
+    let authenticator = Arc::new(Authenticator::Reviews(reviews));
+    let shown = WebhookCertificate::new(Arc::clone(&certificate), of.webhook_cert_dir.clone())?;
+    tokio::spawn(Arc::clone(&shown).keep_fresh());
+    if let Some(file) = of.injector_config {
+        tokio::spawn(injector::follow(file, Arc::clone(&config)));
+    }
+    let webhook = Webhook {
+        client: client.clone(),
+        config,
+        namespaces,
+        derived: derived.clone(),
+        acks: Arc::clone(&acks),
+        reviews: Arc::clone(&authenticator),
+    };
+    let webhook = tokio::spawn(Arc::new(webhook).run(webhooks, shown, end.clone()));
+    let health = tokio::spawn(Admin::new(observed.clone()).run(health, Pages::Health, end.clone()));
+
+    let sinks = Sinks {
+        snapshots: snapshot_sender,
+        problems: problem_sender,
+        derived: derived_sender,
+        namespaces: namespace_sender,
+    };
+    let (_roots_sender, roots) = watch::channel(Arc::<str>::from(authority.roots_pem()));
+    let settings = Settings { trust_domain: args.trust_domain, roots: authority.roots() };
+    let (_settings_sender, settings) = watch::channel(settings);
+    let source = {
+        let client = client.clone();
+        async move {
+            let ended = cluster::watch(client, settings, sinks, watches).await;
+            anyhow!("the cluster is no longer watched: {ended:?}")
+        }
+    };
+    let leading = tokio::spawn(leader::run(
+        leader::Inputs { client, derived, roots, holdings: acks },
+        leader::Config {
+            pod_name: of.pod_name,
+            pod_ip: of.pod_ip,
+            version,
+            publish_ca_bundle: of.webhook_cert_dir.is_none(),
+            token_file: of.token,
+        },
+        leader::Reports { leadership: leadership_sender, unmeshed: unmeshed_sender },
+        stop.clone(),
+    ));
+    let work = {
+        let stop = stop.clone();
+        async move {
+            let ended = leading.await;
+            if stop.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+            anyhow!("the leader's work has ended: {ended:?}")
+        }
+    };
+    let linger = tokio::spawn({
+        let (stop, end) = (stop.clone(), end.clone());
+        async move {
+            stop.cancelled().await;
+            sleep(LINGER).await;
+            end.cancel();
+        }
+    });
+    let ended = serve::run(listeners, observed, certificate, authenticator, source, work, stop).await;
+    linger.await.context("lingering")?;
+    let (webhook, health) = (webhook.await, health.await);
+    ended.and(webhook.context("webhooks")?).and(health.context("health"))
+}
+
+async fn client() -> Result<Client> {
+    let mut config = kube::Config::infer().await.context("neither in a cluster nor with a kubeconfig")?;
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(READ);
+    config.default_retry = false;
+    Client::try_from(config).context("the API server's client")
+}
