@@ -17,6 +17,9 @@ mod schema;
 mod suggest;
 mod text;
 
+pub use suggest::closest;
+pub use text::chunks;
+
 /// Largest file, in bytes.
 pub const MAX_FILE_BYTES: usize = 4 << 20;
 
@@ -142,7 +145,7 @@ fn kind_of(fields: &serde_json::Map<String, Value>) -> Result<&'static Kind, Fie
         None => return Err(FieldProblem::new("kind", "it is missing", format!("write one of {}", known()))),
     };
     let Some(found) = KINDS.iter().find(|known| known.kind == kind) else {
-        let remedy = match suggest::closest(kind, KINDS.iter().map(|kind| kind.kind)) {
+        let remedy = match closest(kind, KINDS.iter().map(|kind| kind.kind)) {
             Some(meant) => format!("did you mean {meant}? Known are {}", known()),
             None => format!("known are {}", known()),
         };

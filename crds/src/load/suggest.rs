@@ -1,7 +1,7 @@
 //! "Did you mean …?"
 
 /// The candidate that `word` was most likely meant to be, if there is one.
-pub(crate) fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody misspells a word of that length, and the distance takes quadratic time.
     if word.len() > 64 {
         return None;

@@ -25,7 +25,7 @@ pub(crate) fn documents(file: &str, text: &str) -> Vec<Document> {
 
 /// Splits at document markers, each chunk with the number of lines before it. A line that begins with `---` is one
 /// wherever it stands (YAML 1.2, production 206), so a syntax error ends with its document.
-fn chunks(text: &str) -> Vec<(usize, &str)> {
+pub fn chunks(text: &str) -> Vec<(usize, &str)> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line, mut position) = (0, 0, 0);
     for (line, content) in text.split_inclusive('\n').enumerate() {
