@@ -52,6 +52,13 @@ impl Fake {
         self.0.lock().unwrap().objects.get(path).cloned().unwrap_or_default()
     }
 
+    /// All objects below a path.
+    pub(crate) fn list(&self, path: &str) -> Vec<Value> {
+        let prefix = format!("{path}/");
+        let state = self.0.lock().unwrap();
+        state.objects.iter().filter(|(path, _)| path.starts_with(&prefix)).map(|(_, object)| object.clone()).collect()
+    }
+
     pub(crate) fn delete(&self, path: &str) {
         self.0.lock().unwrap().objects.remove(path);
     }
@@ -142,6 +149,10 @@ impl State {
             None if kind == "application/apply-patch+yaml" && !status => json!({}),
             None => return Err((404, "not found")),
         };
+        let version = &body["metadata"]["resourceVersion"];
+        if !version.is_null() && *version != after["metadata"]["resourceVersion"] {
+            return Err((409, "the object has been modified"));
+        }
         if kind == "application/json-patch+json" {
             let patch: json_patch::Patch = serde_json::from_value(body).unwrap();
             json_patch::patch(&mut after, &patch).map_err(|_| (422, "a test failed"))?;
@@ -163,10 +174,12 @@ impl State {
         if let Some(object) = self.objects.get(path) {
             return Ok(object.clone());
         }
-        // A collection's path has an even number of parts below the version, an object's an odd one; not told apart here.
-        let prefix = format!("{path}/");
-        let items: Vec<_> =
-            self.objects.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).collect();
+        // Of one namespace, or of all.
+        let (api, kind) = path.rsplit_once('/').unwrap();
+        let (here, anywhere) = (format!("{path}/"), (format!("{api}/namespaces/"), format!("/{kind}/")));
+        let below =
+            |path: &String| path.starts_with(&here) || (path.starts_with(&anywhere.0) && path.contains(&anywhere.1));
+        let items: Vec<_> = self.objects.iter().filter(|(path, _)| below(path)).collect();
         if items.is_empty() && !path.ends_with('s') {
             return Err((404, "not found"));
         }
@@ -180,6 +193,9 @@ impl State {
             return object;
         }
         self.version += 1;
+        if let Some((namespace, _)) = path.split_once("/namespaces/").and_then(|(_, rest)| rest.split_once('/')) {
+            object["metadata"]["namespace"] = namespace.into();
+        }
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         if object["metadata"]["uid"].is_null() {
             object["metadata"]["uid"] = format!("uid-{}", self.version).into();
@@ -189,9 +205,19 @@ impl State {
     }
 }
 
-/// Enough of server-side apply for one manager, and of a merge patch: maps merge, lists are replaced.
+/// Enough of server-side apply for one manager, and of a merge patch: maps merge, and so do webhooks by their names; other
+/// lists are replaced.
 fn merge(into: &mut Value, from: Value) {
+    let is_webhooks = |value: &Value| value[0]["clientConfig"].is_object();
     match (into, from) {
+        (Value::Array(into), from) if is_webhooks(&from) => {
+            for webhook in from.as_array().into_iter().flatten() {
+                match into.iter_mut().find(|found| found["name"] == webhook["name"]) {
+                    Some(found) => merge(found, webhook.clone()),
+                    None => into.push(webhook.clone()),
+                }
+            }
+        }
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
                 merge(into.entry(key).or_insert(Value::Object(Map::new())), value);

@@ -83,15 +83,20 @@ pub async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            biased;
             () = stop.cancelled() => break,
+            _ = ticks.tick() => {}
         }
         let began = Instant::now();
         election.term.take_if(|term| began >= term.valid_until);
         // A leader that waits in vain must not wait beyond its term.
         let patience = election.term.map_or(PATIENCE, |term| term.valid_until.duration_since(began).min(PATIENCE));
         let floor = floor.load(Ordering::Relaxed);
-        match timeout(patience, attempt(&api, &mut election, floor, began)).await {
+        let attempted = tokio::select! {
+            attempted = timeout(patience, attempt(&api, &mut election, floor, began)) => attempted,
+            () = stop.cancelled() => break,
+        };
+        match attempted {
             Ok(Ok(())) => {}
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
                 tracing::debug!("another replica has written the Lease first");
@@ -101,9 +106,9 @@ pub async fn run(
         }
         publish(&out, election.leadership(Instant::now()));
     }
-    let led = election.term.is_some();
     publish(&out, Leadership::Follower { holder: None });
-    if led && let Err(error) = release(&api, &mut election).await {
+    // Also if it isn't known to be ours: a write may have been cut short.
+    if let Err(error) = release(&api, &election).await {
         tracing::warn!(%error, "the Lease isn't given back; another replica takes it when it has run out");
     }
 }
@@ -118,7 +123,7 @@ async fn attempt(api: &Api<Lease>, election: &mut Election, floor: i64, now: Ins
     Ok(())
 }
 
-async fn release(api: &Api<Lease>, election: &mut Election) -> Result<(), kube::Error> {
+async fn release(api: &Api<Lease>, election: &Election) -> Result<(), kube::Error> {
     let give_back = async {
         let mut lease = api.get(CONTROLLER_NAME).await?;
         if election.is_own(lease.spec.as_ref()) {

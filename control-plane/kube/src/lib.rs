@@ -8,6 +8,8 @@ pub mod convert;
 pub mod derive;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fixtures;
 pub mod folder;
 pub mod leader;
 pub mod lease;

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
     sync::Arc,
     time::Duration,
 };
@@ -127,34 +128,39 @@ impl Publisher {
         loop {
             let epoch = self.leadership.borrow_and_update().epoch();
             if let Some(epoch) = epoch {
-                self.lead(epoch).await;
+                if self.lead(epoch).await.is_break() {
+                    return;
+                }
             } else if self.leadership.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// One term.
-    async fn lead(&mut self, epoch: i64) {
+    /// One term. Breaks if a source has ended.
+    async fn lead(&mut self, epoch: i64) -> ControlFlow<()> {
         let mut published = Published::default();
         let (mut sweep_at, mut look_at) = (Instant::now(), Instant::now());
         loop {
             tokio::select! {
                 changed = self.leadership.changed() => {
-                    if changed.is_err() || self.leadership.borrow().epoch() != Some(epoch) {
-                        return;
+                    if changed.is_err() {
+                        return ControlFlow::Break(());
+                    }
+                    if self.leadership.borrow().epoch() != Some(epoch) {
+                        return ControlFlow::Continue(());
                     }
                     continue;
                 }
                 changed = self.roots.changed() => {
                     if changed.is_err() {
-                        return;
+                        return ControlFlow::Break(());
                     }
                     sweep_at = Instant::now();
                 }
                 changed = self.derived.changed() => {
                     if changed.is_err() {
-                        return;
+                        return ControlFlow::Break(());
                     }
                     look_at = look_at.min(Instant::now() + DEBOUNCE);
                     continue;
@@ -162,7 +168,7 @@ impl Publisher {
                 () = sleep_until(sweep_at.min(look_at)) => {}
             }
             if self.leadership.borrow().epoch() != Some(epoch) {
-                return;
+                return ControlFlow::Continue(());
             }
             let now = Instant::now();
             let sweep = now >= sweep_at;

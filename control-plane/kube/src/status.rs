@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
+    ops::ControlFlow,
     pin::Pin,
     sync::{
         Arc,
@@ -19,7 +20,7 @@ use kube::{Client, runtime::events::Recorder};
 use outrigger_model::{Holdings, held::Question};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -80,15 +81,17 @@ impl Keeper {
         loop {
             let epoch = self.leadership.borrow_and_update().epoch();
             if let Some(epoch) = epoch {
-                self.lead(epoch).await;
+                if self.lead(epoch).await.is_break() {
+                    return;
+                }
             } else if self.leadership.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// One term.
-    async fn lead(&mut self, epoch: i64) {
+    /// One term. Breaks if a source has ended.
+    async fn lead(&mut self, epoch: i64) -> ControlFlow<()> {
         let mut board = Board::new();
         let mut bucket = Bucket::new(RATE.0, RATE.1, Instant::now());
         let mut counting: Option<Counting> = None;
@@ -97,15 +100,20 @@ impl Keeper {
         loop {
             let now = Instant::now();
             let round_at = board.next_round(now);
+            // Nothing is told before all is known.
+            let ready = counting.is_none() && self.views.borrow().is_some();
             tokio::select! {
                 changed = self.leadership.changed() => {
-                    if changed.is_err() || self.leadership.borrow().epoch() != Some(epoch) {
-                        return;
+                    if changed.is_err() {
+                        return ControlFlow::Break(());
+                    }
+                    if self.leadership.borrow().epoch() != Some(epoch) {
+                        return ControlFlow::Continue(());
                     }
                 }
                 changed = self.views.changed() => {
                     if changed.is_err() {
-                        return;
+                        return ControlFlow::Break(());
                     }
                     board.stir(Instant::now());
                 }
@@ -114,16 +122,19 @@ impl Keeper {
                     board.counted(counts);
                     self.assess(&mut board);
                 }
-                () = sleep_until(round_at), if counting.is_none() => counting = self.round(&mut board),
+                () = sleep_until(round_at), if ready => counting = self.round(&mut board),
                 () = until_at(write_at), if board.has_writes() => {
                     if self.leadership.borrow().epoch() != Some(epoch) {
-                        return;
+                        return ControlFlow::Continue(());
                     }
                     match bucket.take(Instant::now()) {
                         Err(wait) => write_at = Some(Instant::now() + wait),
                         Ok(()) if self.write(&mut board, epoch).await => {}
                         // Another leads, and this replica is about to hear of it.
-                        Ok(()) => return tokio::time::sleep(write::PATIENCE).await,
+                        Ok(()) => {
+                            sleep(write::PATIENCE).await;
+                            return ControlFlow::Continue(());
+                        }
                     }
                 }
             }

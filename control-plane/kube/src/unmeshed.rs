@@ -80,10 +80,10 @@ fn unmeshed(pod: &Pod) -> Unmeshed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn pod(namespace: &str) -> Pod {
+    pub(crate) fn pod(namespace: &str) -> Pod {
         Pod {
             namespace: namespace.to_owned(),
             name: "p".to_owned(),

@@ -64,7 +64,9 @@ pub(crate) fn route(facts: Facts<'_>, parent: usize, rules: usize, before: &[Con
     let programmed = facts.programmed(ROUTE_PROGRAMMED, accepted.status == "True");
     let mut conditions = vec![accepted, facts.resolved_refs()];
     if partially {
-        conditions.push(facts.condition(PARTIALLY_INVALID, true, "UnsupportedValue", told(&broken)));
+        // The prefix is the API's.
+        let message = format!("Dropped Rule: {}", told(&broken));
+        conditions.push(facts.condition(PARTIALLY_INVALID, true, "UnsupportedValue", message));
     }
     conditions.push(programmed);
     aged(conditions, before)
