@@ -13,7 +13,7 @@ use wire::endpoint::State;
 use crate::{
     Affects, Finding, Inputs, MeshSnapshot, Reason,
     access::AccessPolicies,
-    inputs::{Addressing, EndpointState, Port, Service},
+    inputs::{Addressing, EndpointState, Port, Service, Workload},
     mesh::{Member, Mesh},
     routes,
     snapshot::Draft,
@@ -32,6 +32,9 @@ pub struct Built {
     pub affects: Affects,
 }
 
+/// Origins by address.
+type Owners<'a> = BTreeMap<IpAddr, &'a str>;
+
 /// Derives what is served. Whatever equals its counterpart in `previous` is shared with it.
 pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
     let mut problems = Vec::new();
@@ -46,10 +49,11 @@ pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
     traffic.note(&mesh, &mut affects);
 
     let mut services = services(&mesh, &traffic, &mut problems, &mut affects);
-    services.append(&mut direct_services(&mesh, &traffic, &mut problems));
+    let owners = owners(&mesh, &mut problems);
+    services.append(&mut direct_services(&mesh, &traffic, &owners));
     let types = BTreeMap::from([
         (type_url::TRUST, vec![trust(inputs)]),
-        (type_url::INBOUND, inbounds(&mesh, &traffic, &access, &mut affects)),
+        (type_url::INBOUND, inbounds(&mesh, &traffic, &access, &owners, &mut affects)),
         (type_url::ENDPOINT, endpoints(&mesh)),
         (type_url::SERVICE, services),
     ]);
@@ -119,20 +123,33 @@ fn services(
     drafts
 }
 
-/// A service per workload address, for callers that use that instead of a service.
-fn direct_services(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, problems: &mut Vec<Finding>) -> Vec<Draft> {
-    let mut taken: BTreeMap<IpAddr, &str> =
-        mesh.services.values().flat_map(|s| s.addresses.iter().map(|a| (*a, s.origin.as_str()))).collect();
-    let mut drafts = Vec::new();
+/// Whose each address is, by origin: what the platform says counts before what somebody wrote.
+fn owners<'a>(mesh: &Mesh<'a>, problems: &mut Vec<Finding>) -> Owners<'a> {
+    let services = mesh.services.values().flat_map(|s| s.addresses.iter().map(|a| (*a, s.origin.as_str())));
+    let mut owners: Owners<'a> = services.collect();
     let of = |addressing| mesh.members.iter().filter(move |(_, m)| m.workload.addressing == addressing);
-    for (name, member) in of(Addressing::Assigned).chain(of(Addressing::Claimed)) {
+    for (_, member) in of(Addressing::Assigned).chain(of(Addressing::Claimed)) {
         let workload = member.workload;
         for address in &workload.addresses {
-            let first = *taken.entry(*address).or_insert(&workload.origin);
-            if first != workload.origin {
-                problems.push(address_taken(&workload.origin, *address, first));
-                continue;
+            let owner = *owners.entry(*address).or_insert(&workload.origin);
+            if owner != workload.origin {
+                problems.push(address_taken(&workload.origin, *address, owner));
             }
+        }
+    }
+    owners
+}
+
+fn own<'m>(owners: &'m Owners<'_>, workload: &'m Workload) -> impl Iterator<Item = &'m IpAddr> {
+    workload.addresses.iter().filter(|address| owners.get(*address).is_some_and(|owner| *owner == workload.origin))
+}
+
+/// A service per workload address, for callers that use that instead of a service.
+fn direct_services(mesh: &Mesh<'_>, traffic: &TrafficPolicies<'_>, owners: &Owners<'_>) -> Vec<Draft> {
+    let mut drafts = Vec::new();
+    for (name, member) in &mesh.members {
+        let workload = member.workload;
+        for address in own(owners, workload) {
             let alias = names::address_alias(*address);
             let state = if workload.draining { State::Draining } else { State::Ready };
             let direct = endpoint_of(alias.clone(), name, member, *address, state);
@@ -192,6 +209,7 @@ fn inbounds(
     mesh: &Mesh<'_>,
     traffic: &TrafficPolicies<'_>,
     access: &AccessPolicies<'_>,
+    owners: &Owners<'_>,
     affects: &mut Affects,
 ) -> Vec<Draft> {
     let acting: Vec<String> = mesh.shared_identities().into_iter().map(str::to_owned).collect();
@@ -204,7 +222,7 @@ fn inbounds(
         let message = wire::Inbound {
             workload: name.clone(),
             identity: identity.to_string(),
-            addresses: member.workload.addresses.iter().map(IpAddr::to_string).collect(),
+            addresses: own(owners, member.workload).map(IpAddr::to_string).collect(),
             mtls: mesh.inputs.mesh.mtls.into(),
             ports: ports(mesh, name, member),
             policies,

@@ -21,8 +21,8 @@ pub(super) struct Page {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Metadata {
     pub(super) resource_version: String,
-    /// "" on the last page.
-    pub(super) r#continue: String,
+    /// Of the next page; none, or "", on the last.
+    pub(super) r#continue: Option<String>,
 }
 
 /// How entries are read: their kind, and the version that was asked for.

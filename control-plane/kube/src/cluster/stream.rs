@@ -189,10 +189,10 @@ impl Stream {
             let text = patiently(self.client.request_text(list)).await?;
             let mut page = page::parse(&text, kind, api).map_err(Failure::Unreadable)?;
             items.append(&mut page.items);
-            if page.metadata.r#continue.is_empty() {
+            params.continue_token = page.metadata.r#continue.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
                 return Ok(Listed::Objects { items, version: page.metadata.resource_version, api });
             }
-            params.continue_token = Some(page.metadata.r#continue);
         }
     }
 
@@ -214,9 +214,16 @@ impl Stream {
     async fn follow(&self, api: &'static str, mut version: String, backoff: &mut DefaultBackoff) {
         while !self.updates.is_closed() {
             let begun = Instant::now();
-            match self.watch(api, &mut version).await {
-                Ended::Closed if begun.elapsed() < SHORT => sleep(backoff.next().unwrap_or(PATIENCE)).await,
-                Ended::Closed => backoff.reset(),
+            let ended = self.watch(api, &mut version).await;
+            match ended {
+                Ended::Closed | Ended::Expired if begun.elapsed() < SHORT => {
+                    sleep(backoff.next().unwrap_or(PATIENCE)).await;
+                }
+                Ended::Closed | Ended::Expired => backoff.reset(),
+                Ended::Failed(_) => {}
+            }
+            match ended {
+                Ended::Closed => {}
                 Ended::Expired => return,
                 Ended::Failed(failure) => {
                     self.failed(&failure, backoff).await;

@@ -12,7 +12,7 @@ use outrigger_model::inputs::{Addressing, Endpoint, EndpointState, Mode, Workloa
 use super::{members, names, number};
 use crate::{
     pod::Pod,
-    slice::{Slice, SliceEndpoint},
+    slice::{PodRef, Slice, SliceEndpoint},
 };
 
 /// What is looked up for every service.
@@ -57,9 +57,11 @@ pub(super) fn endpoints(
         }
         for (workload, found) in gathered {
             if !lookup.workloads.contains_key(&workload) {
-                strangers.entry(workload.clone()).or_insert_with(|| stranger(&qualified, &workload, &found));
-            } else if !found.zone.is_empty() {
-                zones.insert(workload.clone(), found.zone.clone());
+                strangers.entry(workload.clone()).or_insert_with(|| stranger(&workload, &found));
+            }
+            let zone = zones.entry(workload.clone()).or_default();
+            if found.zone > *zone {
+                *zone = found.zone;
             }
             endpoints.push(Endpoint {
                 service: qualified.clone(),
@@ -70,25 +72,24 @@ pub(super) fn endpoints(
             });
         }
     }
+    workloads.extend(strangers.into_values());
     // The node's own word comes first.
     for workload in workloads.iter_mut().filter(|workload| workload.zone.is_empty()) {
         let zone = zones.remove(&format!("{}/{}", workload.namespace, workload.name));
         workload.zone = zone.unwrap_or_default();
     }
-    workloads.extend(strangers.into_values());
     endpoints
 }
 
 /// Something outside, or on a node: reached in plaintext.
-fn stranger(service: &str, workload: &str, found: &Gathered) -> Workload {
+fn stranger(workload: &str, found: &Gathered) -> Workload {
     let (namespace, name) = workload.split_once('/').unwrap_or(("", workload));
     Workload {
-        origin: format!("Service/{service}"),
+        origin: format!("EndpointSlice/{workload}"),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         addresses: found.addresses.iter().copied().collect(),
         addressing: Addressing::Shared,
-        zone: found.zone.clone(),
         weight: 1,
         mode: Some(Mode::None),
         ..Workload::default()
@@ -145,6 +146,8 @@ impl<'a> Lookup<'a> {
         for slice in slices.iter().filter(|slice| !slice.service.is_empty()) {
             lookup.slices.entry(format!("{}/{}", slice.namespace, slice.service)).or_default().push(slice);
         }
+        // What several say of one endpoint mustn't depend on who is asked first.
+        lookup.slices.values_mut().for_each(|slices| slices.sort_by_key(|slice| &slice.name));
         lookup
     }
 
@@ -186,13 +189,17 @@ impl<'a> Lookup<'a> {
             // What a slice says of a port counts before what the pod's spec says.
             found.ports.retain(|(port, _)| !ports.iter().any(|(known, _)| known == port));
             found.ports.extend(&ports);
-            found.zone.clone_from(&endpoint.zone);
+            if endpoint.zone > found.zone {
+                found.zone.clone_from(&endpoint.zone);
+            }
         }
     }
 
-    /// `NAMESPACE/NAME`; `None` if it is a pod that isn't there (any more, or yet).
+    /// `NAMESPACE/NAME`; `None` if it is a pod that isn't there (any more, or yet). Who may write slices in one namespace
+    /// says nothing of another's pods: it couldn't be told from their owner when policies are for who is behind a service.
     fn workload(&self, slice: &Slice, endpoint: &SliceEndpoint) -> Option<String> {
-        if let Some(target) = &endpoint.pod {
+        let own = |target: &&PodRef| target.name.split_once('/').is_some_and(|(name, _)| name == slice.namespace);
+        if let Some(target) = endpoint.pod.as_ref().filter(own) {
             self.workloads.get(&target.name)?;
             let same = |pod: &&Pod| target.uid.is_empty() || target.uid == pod.uid;
             return self.pods.get(&target.name).copied().filter(same).map(|_| target.name.clone());
