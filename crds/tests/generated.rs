@@ -6,6 +6,8 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 
+const FOLDERS: [&str; 2] = ["yaml", "../charts/outrigger/files/crds"];
+
 fn current(path: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("BLESS").is_some() {
@@ -19,10 +21,15 @@ fn current(path: &str, text: &str) {
 #[test]
 fn yaml_is_current() {
     for crd in outrigger_crds::crds() {
-        current(&format!("yaml/{}.yaml", crd.spec.names.plural), &outrigger_crds::yaml(&crd));
+        // The second is what the chart installs.
+        for folder in FOLDERS {
+            current(&format!("{folder}/{}.yaml", crd.spec.names.plural), &outrigger_crds::yaml(&crd));
+        }
     }
-    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml")).unwrap().count();
-    assert_eq!(files, outrigger_crds::crds().len(), "crds/yaml has a file that no type belongs to");
+    for folder in FOLDERS {
+        let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap().count();
+        assert_eq!(files, outrigger_crds::crds().len(), "{folder} has a file that no type belongs to");
+    }
 }
 
 #[test]
