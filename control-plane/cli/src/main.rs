@@ -10,6 +10,7 @@ mod controller;
 mod demo;
 mod exit;
 mod explain;
+mod pods;
 mod status;
 mod terminal;
 mod validate;
@@ -35,15 +36,8 @@ enum Command {
     Demo(demo::Options),
     /// Says what happens to a request: route, backends, endpoints, policies, mTLS, and what if a sidecar dies
     Explain(explain::Options),
-    /// Shows every proxy that is connected to a controller
-    Status {
-        /// Address of the controller's admin interface
-        #[arg(long, value_name = "ADDRESS:PORT")]
-        controller_admin: std::net::SocketAddr,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    /// Shows every proxy: the configuration it holds, who carries its pod, how long its certificate is good
+    Status(status::Options),
     /// Checks resource files as the controller would, without one
     Validate {
         /// YAML files; each may hold many documents
@@ -64,7 +58,7 @@ fn run(command: Command, cluster: &cluster::Options) -> Result<ExitCode> {
     match command {
         Command::Demo(options) => demo::run(&options),
         Command::Explain(options) => explain::run(&options, cluster),
-        Command::Status { controller_admin, json } => status::run(controller_admin, json),
+        Command::Status(options) => status::run(&options, cluster),
         Command::Validate { files } => validate::run(&files),
     }
 }
