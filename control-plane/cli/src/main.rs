@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod check;
 mod cluster;
 mod controller;
 mod demo;
@@ -32,6 +33,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Checks whether the cluster is fit for the mesh, and whether the mesh is well
+    Check(check::Options),
     /// Runs the whole mesh with a small shop on this machine, breaks it and shows that nothing broke
     Demo(demo::Options),
     /// Says what happens to a request: route, backends, endpoints, policies, mTLS, and what if a sidecar dies
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, cluster: &cluster::Options) -> Result<ExitCode> {
     match command {
+        Command::Check(options) => check::run(&options, cluster),
         Command::Demo(options) => demo::run(&options),
         Command::Explain(options) => explain::run(&options, cluster),
         Command::Status(options) => status::run(&options, cluster),

@@ -48,3 +48,13 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
+
+/// What made it, as `KIND/NAME`: for a ReplicaSet of a Deployment the Deployment.
+pub(crate) fn owner(pod: &Pod) -> Option<String> {
+    let owner = pod.metadata.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))?;
+    let hash = label(pod, "pod-template-hash").and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+    Some(match (owner.kind.as_str(), hash) {
+        ("ReplicaSet", Some(deployment)) => format!("Deployment/{deployment}"),
+        (kind, _) => format!("{kind}/{}", owner.name),
+    })
+}
