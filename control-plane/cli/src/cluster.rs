@@ -78,11 +78,6 @@ impl Options {
         config.reset_reader_on_write = true;
         Ok(config)
     }
-
-    /// The same flags for a child that knows kubectl's, such as helm.
-    pub(crate) fn kubeconfig_flag(&self) -> Option<&PathBuf> {
-        self.kubeconfig.as_ref()
-    }
 }
 
 // === impl Cluster ===
