@@ -15,6 +15,7 @@ use kube::{
     core::Selector,
 };
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     exit,
@@ -77,11 +78,6 @@ impl Options {
         config.reset_reader_on_write = true;
         Ok(config)
     }
-
-    /// The same flags for a child that knows kubectl's, such as helm.
-    pub(crate) fn kubeconfig_flag(&self) -> Option<&PathBuf> {
-        self.kubeconfig.as_ref()
-    }
 }
 
 // === impl Cluster ===
@@ -129,7 +125,22 @@ impl Cluster {
         list(&self.of::<Pod>(namespace), params).await.map(Some)
     }
 
-    /// A connection to a port of a pod's loopback.
+    /// A stream to a port of a pod's loopback.
+    pub(crate) async fn forward(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static + use<>> {
+        let opened = async {
+            let forwarded = self.of::<Pod>(namespace).portforward(pod, &[port]).await;
+            forwarded.map_err(|error| anyhow!(told(&error)))?.take_stream(port).context("no stream")
+        };
+        let opened = tokio::time::timeout(FORWARD, opened).await;
+        opened.unwrap_or_else(|_| Err(anyhow!("no port-forward within {FORWARD:?}")))
+    }
+
+    /// A connection to a port of a pod's loopback; `limit` is for each page.
     pub(crate) async fn connect_pod(
         &self,
         namespace: &str,
@@ -137,14 +148,7 @@ impl Cluster {
         port: u16,
         limit: Duration,
     ) -> Result<Connection> {
-        let opened = async {
-            let mut forwarder =
-                self.of::<Pod>(namespace).portforward(pod, &[port]).await.map_err(|e| anyhow!(told(&e)))?;
-            let stream = forwarder.take_stream(port).context("no stream")?;
-            Connection::new(stream, limit).await
-        };
-        let opened = tokio::time::timeout(FORWARD, opened).await;
-        opened.unwrap_or_else(|_| Err(anyhow!("no port-forward within {FORWARD:?}")))
+        Connection::new(self.forward(namespace, pod, port).await?, limit).await
     }
 
     /// One page of a pod's loopback.

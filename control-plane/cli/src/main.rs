@@ -3,16 +3,25 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
+mod chart;
+mod check;
 mod cluster;
+mod completion;
 mod controller;
 mod demo;
 mod exit;
 mod explain;
+mod helm;
+mod install;
+mod pods;
 mod status;
 mod terminal;
+mod uninstall;
 mod validate;
+mod version;
 mod web;
 
 #[derive(Debug, Parser)]
@@ -31,25 +40,30 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the whole mesh with a small shop on this machine, breaks it and shows that nothing broke
-    Demo(demo::Options),
+    /// Installs the mesh as a release of Helm's
+    Install(install::Options),
+    /// Upgrades the mesh to this program's version, or changes its settings
+    Upgrade(install::Options),
+    /// Takes the mesh away, and looks whether anything of it is left
+    Uninstall(uninstall::Options),
+    /// Checks whether the cluster is fit for the mesh, and whether the mesh is well
+    Check(check::Options),
+    /// Shows every proxy: the configuration it holds, who carries its pod, how long its certificate is good
+    Status(status::Options),
     /// Says what happens to a request: route, backends, endpoints, policies, mTLS, and what if a sidecar dies
     Explain(explain::Options),
-    /// Shows every proxy that is connected to a controller
-    Status {
-        /// Address of the controller's admin interface
-        #[arg(long, value_name = "ADDRESS:PORT")]
-        controller_admin: std::net::SocketAddr,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
     /// Checks resource files as the controller would, without one
     Validate {
         /// YAML files; each may hold many documents
         #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Runs the whole mesh with a small shop on this machine, breaks it and shows that nothing broke
+    Demo(demo::Options),
+    /// Prints a script that completes arguments: source <(outrigger completion bash)
+    Completion { shell: Shell },
+    /// Says the version of this program, and of what runs in the cluster
+    Version(version::Options),
 }
 
 fn main() -> ExitCode {
@@ -62,9 +76,25 @@ fn main() -> ExitCode {
 
 fn run(command: Command, cluster: &cluster::Options) -> Result<ExitCode> {
     match command {
-        Command::Demo(options) => demo::run(&options),
+        Command::Install(options) => install::run(install::Kind::Install, &options, cluster),
+        Command::Upgrade(options) => install::run(install::Kind::Upgrade, &options, cluster),
+        Command::Uninstall(options) => uninstall::run(&options, cluster),
+        Command::Check(options) => check::run(&options, cluster),
+        Command::Status(options) => status::run(&options, cluster),
         Command::Explain(options) => explain::run(&options, cluster),
-        Command::Status { controller_admin, json } => status::run(controller_admin, json),
         Command::Validate { files } => validate::run(&files),
+        Command::Demo(options) => demo::run(&options),
+        Command::Completion { shell } => Ok(completion::run(shell, Args::command())),
+        Command::Version(options) => version::run(&options, cluster),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_make_sense() {
+        Args::command().debug_assert();
     }
 }

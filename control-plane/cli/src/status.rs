@@ -1,77 +1,48 @@
-//! `outrigger status`: who is connected to a controller and what they have accepted.
+//! `outrigger status`: every proxy, what it holds, who carries its pod, until when its certificate is good.
+//!
+//! Gathers thinly; what it means is found in `evaluate`.
 
 use std::{net::SocketAddr, process::ExitCode};
 
-use anyhow::{Context, Result, ensure};
-use outrigger_testbed::probe;
-use serde_json::Value;
+use anyhow::Result;
+use clap::Args;
 
-/// Path of the controller's list of proxies.
-const PROXIES: &str = "/debug/proxies";
+mod evaluate;
+mod gather;
+mod render;
+mod report;
 
-pub(crate) fn run(controller: SocketAddr, json: bool) -> Result<ExitCode> {
-    let page = probe::get_here(controller, PROXIES).with_context(|| format!("the controller at {controller}"))?;
-    ensure!(page.status == 200, "the controller at {controller} answered {}", page.status);
-    let proxies: Value = serde_json::from_str(&page.body).context("not JSON")?;
-    if json {
-        println!("{proxies:#}");
+use crate::{
+    cluster::{self, Cluster},
+    controller::Controller,
+    exit,
+    terminal::{Paint, Progress},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Ask the embedded controller whose admin interface is here, and no cluster
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    controller_admin: Option<SocketAddr>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(options: &Options, cluster: &cluster::Options) -> Result<ExitCode> {
+    let report = cluster::block_on(async {
+        let _progress = Progress::start("asking the proxies");
+        let facts = match options.controller_admin {
+            Some(admin) => gather::embedded(&mut Controller::embedded(admin).await?).await?,
+            // Everywhere, unless a namespace is asked for.
+            None => gather::cluster(&Cluster::connect(cluster).await?, cluster.namespace.as_deref()).await?,
+        };
+        Ok(evaluate::report(&facts))
+    })?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{}", table(&proxies));
+        print!("{}", render::text(&report, Paint::stdout()));
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// One row per proxy, one column per field of the first of them.
-fn table(proxies: &Value) -> String {
-    let rows = proxies.as_array().or_else(|| proxies.get("proxies")?.as_array());
-    let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { return "no proxies\n".to_owned() };
-    let names: Vec<_> = rows[0].as_object().into_iter().flat_map(|fields| fields.keys().cloned()).collect();
-    let head = names.iter().map(|name| name.replace('_', "-").to_uppercase()).collect();
-    let lines = rows.iter().map(|row| names.iter().map(|name| cell(&row[name])).collect());
-    columns(&std::iter::once(head).chain(lines).collect::<Vec<_>>())
-}
-
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(all) => all.iter().map(cell).collect::<Vec<_>>().join(","),
-        Value::Object(fields) => {
-            fields.iter().map(|(name, value)| format!("{}:{}", short(name), cell(value))).collect::<Vec<_>>().join(" ")
-        }
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-    }
-}
-
-/// Type URLs by their last word.
-fn short(name: &str) -> &str {
-    name.rsplit(['.', '/']).next().unwrap_or(name)
-}
-
-fn columns(rows: &[Vec<String>]) -> String {
-    let count = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<_> = (0..count).map(|at| width(at).unwrap_or_default()).collect();
-    let line = |row: &Vec<String>| {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_row_per_proxy() {
-        let proxies = json!([
-            {"acked": {"type.googleapis.com/x.Service": 3}, "workload": "shop/front"},
-            {"acked": {"type.googleapis.com/x.Service": 14}, "workload": "shop/cart"},
-        ]);
-        assert_eq!(table(&proxies), "ACKED       WORKLOAD\nService:3   shop/front\nService:14  shop/cart\n");
-        assert_eq!(table(&json!([])), "no proxies\n");
-    }
+    Ok(exit::findings(report.has_findings()))
 }

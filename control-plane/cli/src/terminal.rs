@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::{IsTerminal, stderr, stdout},
+    io::{IsTerminal, stdout},
     time::Duration,
 };
 
@@ -84,11 +84,6 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Whether a person watches stderr.
-pub(crate) fn is_watched() -> bool {
-    stderr().is_terminal()
 }
 
 /// Rows as aligned columns. Colours don't count for the width.

@@ -1,0 +1,140 @@
+//! `outrigger install` and `outrigger upgrade`: Helm's release of the chart in this binary, once the cluster is fit for it.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::{
+    chart, check,
+    cluster::{self, Cluster},
+    exit,
+    helm::{Helm, RELEASE},
+    terminal::Progress,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Values of the chart; may be given several times, the last one wins
+    #[arg(short = 'f', long = "values", value_name = "FILE")]
+    values: Vec<PathBuf>,
+    /// One value of the chart, as helm has it; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Settings for clusters that matter: more replicas, spread, priorities
+    #[arg(long)]
+    ha: bool,
+    /// Show what would be applied, and apply nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Don't look first whether the cluster is fit for it
+    #[arg(long)]
+    no_check: bool,
+    /// How long helm may wait until everything is ready
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    timeout: String,
+    /// Another chart than the one in this program
+    #[arg(long, value_name = "DIRECTORY")]
+    chart: Option<PathBuf>,
+}
+
+/// Whether there is to be a release already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Install,
+    Upgrade,
+}
+
+pub(crate) fn run(kind: Kind, options: &Options, flags: &cluster::Options) -> Result<ExitCode> {
+    // Before the cluster is asked: without it nothing can be done.
+    let helm = Helm::new("upgrade", flags)?;
+    cluster::block_on(async {
+        if !options.no_check {
+            let cluster = Cluster::connect(flags).await?;
+            let report = {
+                let _progress = Progress::start("checking the cluster");
+                check::pre(&cluster).await
+            };
+            if report.has_failures() {
+                eprint!("{}", check::shown(&report));
+                eprintln!("Nothing was changed. --no-check goes on in spite of it.");
+                return Ok(exit::findings(true));
+            }
+        }
+        let unpacked = match &options.chart {
+            Some(_) => None,
+            None => Some(chart::unpack()?),
+        };
+        let chart = options.chart.as_deref().or(unpacked.as_ref().map(|dir| dir.path())).context("a chart")?;
+        helm.args(args(kind, options, chart)).run("waiting for the mesh to be ready").await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// What follows `helm upgrade`.
+fn args(kind: Kind, options: &Options, chart: &std::path::Path) -> Vec<std::ffi::OsString> {
+    let mut args: Vec<std::ffi::OsString> = vec![RELEASE.into(), chart.into()];
+    match kind {
+        Kind::Install => args.extend(["--install".into(), "--create-namespace".into()]),
+        // The chart's new defaults, then what was set before, then what is set now.
+        Kind::Upgrade => args.push("--reset-then-reuse-values".into()),
+    }
+    if options.dry_run {
+        args.push("--dry-run=server".into());
+    } else {
+        args.extend(["--wait".into(), "--timeout".into(), options.timeout.clone().into()]);
+    }
+    if options.ha {
+        args.extend(["--values".into(), chart.join("values-ha.yaml").into()]);
+    }
+    for file in &options.values {
+        args.extend(["--values".into(), file.into()]);
+    }
+    for value in &options.set {
+        args.extend(["--set".into(), value.into()]);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            values: vec![],
+            set: vec![],
+            ha: false,
+            dry_run: false,
+            no_check: false,
+            timeout: "5m".into(),
+            chart: None,
+        }
+    }
+
+    fn joined(kind: Kind, options: &Options) -> String {
+        let args = args(kind, options, Path::new("/c"));
+        args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_helm_is_told() {
+        let plain = options();
+        assert_eq!(joined(Kind::Install, &plain), "outrigger /c --install --create-namespace --wait --timeout 5m");
+        assert_eq!(joined(Kind::Upgrade, &plain), "outrigger /c --reset-then-reuse-values --wait --timeout 5m");
+        let all = Options {
+            values: vec!["mine.yaml".into()],
+            set: vec!["a.b=1".into(), "c=2".into()],
+            ha: true,
+            dry_run: true,
+            ..options()
+        };
+        assert_eq!(
+            joined(Kind::Install, &all),
+            "outrigger /c --install --create-namespace --dry-run=server --values /c/values-ha.yaml --values mine.yaml \
+             --set a.b=1 --set c=2"
+        );
+    }
+}
