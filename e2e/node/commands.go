@@ -39,6 +39,12 @@ func up(args []string) error {
 		return err
 	}
 	if *kubeconfig != "" {
+		if len(images) > 0 {
+			return errors.New("that cluster isn't ours: load images by its own means (kind load image-archive)")
+		}
+		if err := cluster.Down(at); err != nil {
+			return err
+		}
 		c, err := cluster.Adopt(at, *kubeconfig, helm)
 		return report(c, err)
 	}

@@ -61,6 +61,7 @@ func runConformance(args []string) error {
 		return err
 	}
 	rows, verdict := results.Judge(*mode != "none")
+	fmt.Println(conformance.Count(*mode != "none", rows))
 	if *reports != "" {
 		table := conformance.Table("Gateway API v1.6.3 mesh conformance: "+name, rows)
 		if err := os.WriteFile(filepath.Join(*reports, name+".md"), []byte(table), 0o644); err != nil {

@@ -76,11 +76,13 @@ func (c *Cluster) Alive() bool {
 	return c.Ready
 }
 
-// cgroup is a machine's own; the folder's name in it keeps clusters apart.
-func (c *Cluster) cgroup(machine string) string {
+// cgroups is where the cluster's are; the folder's name in it keeps clusters apart.
+func (c *Cluster) cgroups() string {
 	sum := sha256.Sum256([]byte(c.Dir))
-	return "outrigger-e2e-" + hex.EncodeToString(sum[:4]) + "/" + machine
+	return "outrigger-e2e-" + hex.EncodeToString(sum[:4])
 }
+
+func (c *Cluster) cgroup(machine string) string { return c.cgroups() + "/" + machine }
 
 // Node gives the node of that name.
 func (c *Cluster) Node(name string) (Node, error) {
@@ -144,8 +146,8 @@ func Down(dir string) error {
 	if failed != nil {
 		return failed
 	}
-	for _, machine := range c.Machines {
-		failed = errors.Join(failed, sandbox.RemoveCgroup(machine.Cgroup))
+	if !c.Foreign {
+		failed = sandbox.RemoveCgroup(c.cgroups())
 	}
 	return errors.Join(failed, os.RemoveAll(dir))
 }

@@ -68,6 +68,9 @@ func Adopt(dir, kubeconfig, helm string) (*Cluster, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
+	if present, err := os.ReadDir(dir); err != nil || len(present) > 0 {
+		return nil, errors.Join(err, fmt.Errorf("%s is not empty: `down` removes what a cluster left", dir))
+	}
 	c := &Cluster{Dir: dir, Kubeconfig: path, Foreign: true, Helm: helm, Ready: true}
 	if _, err := c.kubectl("", "get", "--raw", "/readyz"); err != nil {
 		return nil, err
@@ -78,6 +81,13 @@ func Adopt(dir, kubeconfig, helm string) (*Cluster, error) {
 // prepare writes every certificate and setting.
 func (c *Cluster) prepare() error {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+		return err
+	}
+	// Down removes the folder with all that's in it, so it must hold nothing of anybody else.
+	if present, err := os.ReadDir(c.Dir); err != nil || len(present) > 0 {
+		return errors.Join(err, fmt.Errorf("%s is not empty, and holds no cluster", c.Dir))
+	}
+	if err := c.save(); err != nil {
 		return err
 	}
 	authority, err := newPKI()

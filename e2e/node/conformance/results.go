@@ -73,6 +73,20 @@ func (r Results) Judge(mesh bool) ([]Row, error) {
 	return rows, fmt.Errorf("%d of %d tests did not do what they must:\n  %s", len(wrong), len(rows), strings.Join(wrong, "\n  "))
 }
 
+// Count is the line that `./dev test` adds up: who did what it must has passed, and who was skipped or didn't run has failed.
+func Count(mesh bool, rows []Row) string {
+	name, passed := "conformance", 0
+	if !mesh {
+		name = "control"
+	}
+	for _, row := range rows {
+		if row.Found == row.Wanted {
+			passed++
+		}
+	}
+	return fmt.Sprintf("%s result: %d passed, %d failed, 0 skipped", name, passed, len(rows)-passed)
+}
+
 // Table is the verdict for people, in Markdown.
 func Table(title string, rows []Row) string {
 	var text strings.Builder

@@ -62,6 +62,13 @@ func TestControlWantsFailures(t *testing.T) {
 	}
 }
 
+func TestCountsWhatDidAsItMust(t *testing.T) {
+	rows, _ := read(t).Judge(false)
+	if line := Count(false, rows); line != "control result: 2 passed, 28 failed, 0 skipped" {
+		t.Error(line)
+	}
+}
+
 func TestThereAre22(t *testing.T) {
 	if len(Suite) != 22 || len(Overlay) != 8 {
 		t.Errorf("%d and %d", len(Suite), len(Overlay))

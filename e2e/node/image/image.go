@@ -77,7 +77,7 @@ func (i *Image) Write(to io.Writer) error {
 	})
 	var named []descriptor
 	for _, name := range i.Names {
-		manifest.Annotations = map[string]string{nameKey: name}
+		manifest.Annotations = map[string]string{nameKey: canonical(name)}
 		named = append(named, manifest)
 	}
 	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": named})
@@ -92,6 +92,19 @@ func (i *Image) Write(to io.Writer) error {
 		}
 	}
 	return out.Close()
+}
+
+// canonical spells a name out as the kubelet asks for it: a name without a registry is Docker Hub's, without a folder its
+// library's. A registry has a dot or a port, or is localhost.
+func canonical(name string) string {
+	registry, _, found := strings.Cut(name, "/")
+	switch {
+	case !found:
+		return "docker.io/library/" + name
+	case !strings.ContainsAny(registry, ".:") && registry != "localhost":
+		return "docker.io/" + name
+	}
+	return name
 }
 
 func (i *Image) config(layerDigest string) map[string]any {

@@ -54,8 +54,8 @@ func MakeCgroup(path string) error {
 	return nil
 }
 
-// RemoveCgroup removes the path and everything below it, in every controller, then the parent if it is empty. Its
-// processes must have ended; the kernel may take a moment to see that.
+// RemoveCgroup removes the path and everything below it, in every controller. Its processes must have ended; the kernel may
+// take a moment to see that.
 func RemoveCgroup(path string) error {
 	found, err := hierarchies()
 	if err != nil {
@@ -69,9 +69,6 @@ func RemoveCgroup(path string) error {
 			time.Sleep(50 * time.Millisecond)
 		}
 		failed = errors.Join(failed, err)
-		if parent := filepath.Dir(top); parent != h.root {
-			_ = syscall.Rmdir(parent)
-		}
 	}
 	return failed
 }
