@@ -40,7 +40,7 @@ pub use traffic_policy::{
     TrafficTargetKind,
 };
 pub use validate::{FieldProblem, validate};
-pub use workload::{Workload, WorkloadMode, WorkloadPort, WorkloadProtocol, WorkloadSpec};
+pub use workload::{Workload, WorkloadMode, WorkloadPort, WorkloadProbe, WorkloadProtocol, WorkloadSpec};
 
 /// `A, B and C`.
 fn names<T: AsRef<str>>(names: impl Iterator<Item = T>) -> String {

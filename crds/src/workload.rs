@@ -46,6 +46,11 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub ports: Vec<WorkloadPort>,
+    /// What its platform asks it about its health, in plaintext. It is let in even where mTLS is Strict, and whatever
+    /// AccessPolicies say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub probes: Vec<WorkloadProbe>,
     /// Zone that it runs in; callers prefer endpoints of their own zone, if at least a third are there.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
@@ -72,6 +77,20 @@ pub struct WorkloadPort {
     /// What is spoken on it. Default: found out by looking at the first bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<WorkloadProtocol>,
+}
+
+/// One question about a workload's health.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadProbe {
+    /// TCP port that is asked.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+    /// Path of exactly the GET and HEAD requests that ask; a query doesn't count. Without it: gRPC's
+    /// `grpc.health.v1.Health/Check`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^/"))]
+    pub path: Option<String>,
 }
 
 /// What is spoken on a port.

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 use outrigger_wire::proto::config::access_policy::Action;
 
 use crate::{
-    config::{AccessPolicy, AccessRule, Inbound},
+    config::{AccessPolicy, AccessRule, Inbound, Probe},
     path::decode_slashes,
     route::{CallerView, host_of},
 };
@@ -59,12 +59,38 @@ impl Inbound {
         Verdict { allowed: !closed, policy: allowed.map(|policy| &policy.name), audits }
     }
 
+    /// Whether this is what the platform asks about health: let in without an identity, and whatever policies say.
+    /// `path` is normalised.
+    pub fn is_probe(&self, port: u16, method: &Method, path: &str) -> bool {
+        self.probes.iter().any(|probe| probe.port == port && *probe.path == *path && probe.asks_by(method))
+    }
+
+    /// Whether the platform asks about health on this port.
+    pub fn is_probed(&self, port: u16) -> bool {
+        self.probes.iter().any(|probe| probe.port == port)
+    }
+
     /// Whether some policy wants to see the requests on this port.
     pub fn needs_http(&self, port: u16) -> bool {
         self.policies
             .iter()
             .flat_map(|policy| &policy.rules)
             .any(|rule| rule.covers(port) && rule.has_http_conditions())
+    }
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// Of gRPC's health checking protocol.
+    pub const GRPC_PATH: &str = "/grpc.health.v1.Health/Check";
+
+    fn asks_by(&self, method: &Method) -> bool {
+        match *method {
+            Method::POST => self.grpc,
+            Method::GET | Method::HEAD => !self.grpc,
+            _ => false,
+        }
     }
 }
 

@@ -223,6 +223,17 @@ pub struct Inbound {
     pub acting_identities: Vec<SpiffeId>,
     /// Where it runs; empty if unknown.
     pub zone: Box<str>,
+    /// What the platform asks about its health, without an identity.
+    pub probes: Vec<Probe>,
+}
+
+/// One question about a workload's health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    pub port: u16,
+    /// Normalised, see [`path`](crate::path).
+    pub path: Box<str>,
+    pub grpc: bool,
 }
 
 #[derive(Debug, Clone, Default)]

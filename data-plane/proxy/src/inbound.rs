@@ -59,17 +59,22 @@ pub(crate) async fn serve_plain<S: Io>(
     let Some(inbound) = at.inbound() else {
         return tracing::warn!(%original, "no configuration yet; connection closed");
     };
-    if inbound.strict {
+    // Where the platform asks about health, a request is looked at before it is refused.
+    let probed = inbound.is_probed(port);
+    if inbound.strict && !probed {
         return tracing::info!(%source, %original, "plaintext refused: mTLS is strict");
     }
     let declared = inbound.port(port).map_or(Protocol::Auto, |port| port.protocol);
-    if declared == Protocol::Tcp {
+    let unseen = || tcp::judge_opaque(&inbound, &at.stranger(), port).allowed;
+    if declared == Protocol::Tcp && (!probed || unseen()) {
         return tcp::inbound(&at, &mut stream, port, None).await;
     }
     // An app is dialled before its caller speaks only if the caller may talk to it unseen.
-    let may_dial = declared == Protocol::Auto && tcp::judge_opaque(&inbound, &at.stranger(), port).allowed;
+    let may_dial = declared == Protocol::Auto && unseen();
     let ask = if may_dial { Protocol::Auto } else { Protocol::Http };
-    let idle = worker.engine.limits.idle_stranger;
+    let limits = &worker.engine.limits;
+    // Who may do no more than ask about health asks at once.
+    let idle = if inbound.strict { limits.request_head } else { limits.idle_stranger };
     let opening = tcp::detect(worker, &mut stream, original, ask, idle, || tcp::dial_app(&at, port)).await;
     let handle_at = at.clone();
     match opening {

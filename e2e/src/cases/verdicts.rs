@@ -9,6 +9,7 @@ mod identity;
 mod peer;
 mod plaintext;
 mod policy;
+mod probes;
 mod question;
 
 pub(super) const CASES: &[Case] = &[
@@ -21,5 +22,10 @@ pub(super) const CASES: &[Case] = &[
     },
     Case { name: "verdicts: a token gets its own identity and its own policy alone", run: identity::own_alone },
     Case { name: "verdicts: strict mTLS refuses plaintext on every port", run: plaintext::strict_refuses },
+    Case { name: "verdicts: the platform's probes are let in, and nothing with them", run: probes::let_in },
+    Case {
+        name: "verdicts: the platform's probes are let in where there is no sidecar",
+        run: probes::let_in_without_sidecar,
+    },
     Case { name: "verdicts: nothing between meshed pods is plaintext", run: plaintext::nothing_on_the_wire },
 ];

@@ -285,6 +285,7 @@ impl Pod {
     }
 
     fn proxy(&self, mode: &str, part: &str) -> Result<Process> {
+        let health = if mode == "guard" { ports::GUARD_HEALTH } else { ports::HEALTH };
         let program = binary("outrigger-proxy")?;
         let mut command = if self.many_users {
             let uid = PROXY_UID.to_string();
@@ -303,6 +304,7 @@ impl Pod {
             .env("OUTRIGGER_TOKEN", &self.access.token)
             .env("OUTRIGGER_WORKLOAD", &self.spec.name)
             .env("OUTRIGGER_STATE_DIR", self.dir.join(part))
+            .env("OUTRIGGER_HEALTH", format!("[::]:{health}"))
             .env("OUTRIGGER_WORKERS", self.spec.workers.to_string())
             .envs(&self.spec.env);
         if self.spec.proxies == Proxies::Guard {

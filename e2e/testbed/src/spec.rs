@@ -29,6 +29,8 @@ pub struct PodSpec {
     pub labels: BTreeMap<String, String>,
     /// Names and numbers of the app's ports.
     pub ports: Vec<(String, u16)>,
+    /// Ports and paths at which a platform would ask about its health; no path is gRPC's.
+    pub probes: Vec<(u16, Option<String>)>,
     pub proxies: Proxies,
     /// Worker threads of each of its proxies.
     pub workers: usize,
@@ -58,6 +60,7 @@ impl PodSpec {
             service_account: short.to_owned(),
             labels: BTreeMap::from([("app".to_owned(), short.to_owned())]),
             ports: Vec::new(),
+            probes: Vec::new(),
             proxies: Proxies::GuardAndSidecar,
             workers: 1,
             env: BTreeMap::new(),
@@ -88,6 +91,11 @@ impl PodSpec {
 
     pub fn port(mut self, name: &str, port: u16) -> Self {
         self.ports.push((name.to_owned(), port));
+        self
+    }
+
+    pub fn probe(mut self, port: u16, path: Option<&str>) -> Self {
+        self.probes.push((port, path.map(str::to_owned)));
         self
     }
 
@@ -140,6 +148,13 @@ pub(crate) fn workload_yaml(spec: &PodSpec, addresses: &[IpAddr]) -> String {
     }
     for (name, port) in &spec.ports {
         let _ = writeln!(yaml, "  - name: {name}\n    port: {port}");
+    }
+    if !spec.probes.is_empty() {
+        yaml.push_str("  probes:\n");
+    }
+    for (port, path) in &spec.probes {
+        let _ = writeln!(yaml, "  - port: {port}");
+        let _ = path.iter().try_for_each(|path| writeln!(yaml, "    path: {path}"));
     }
     yaml
 }

@@ -11,7 +11,10 @@ use outrigger_model::{
     Finding, Reason,
     inputs::{Addressing, Endpoint, EndpointState, Mode, Namespace, Port, Service, Workload},
 };
-use outrigger_wire::{names::MODE_LABEL, proto::config::Protocol};
+use outrigger_wire::{
+    names::MODE_LABEL,
+    proto::config::{Probe, Protocol},
+};
 
 use super::{Report, names, number};
 use crate::pod;
@@ -60,6 +63,10 @@ pub(super) fn service(object: &v1::Service, findings: &mut Vec<Finding>) -> Serv
     Service { ports: ports.collect(), origin, namespace, name, addresses }
 }
 
+fn probe(probe: &crds::WorkloadProbe) -> Probe {
+    Probe { port: number(probe.port), path: probe.path.clone().unwrap_or_default(), grpc: probe.path.is_none() }
+}
+
 pub(super) fn workload(object: &crds::Workload, findings: &mut Vec<Finding>) -> Workload {
     let (namespace, name) = names(&object.metadata);
     let origin = format!("Workload/{namespace}/{name}");
@@ -89,7 +96,7 @@ pub(super) fn workload(object: &crds::Workload, findings: &mut Vec<Finding>) -> 
         weight: number(spec.weight.unwrap_or(1)),
         mode: Some(mode),
         draining: object.metadata.deletion_timestamp.is_some(),
-        probes: Vec::new(),
+        probes: spec.probes.iter().map(probe).collect(),
         origin,
         namespace,
         name,

@@ -303,3 +303,46 @@ fn same_verdicts_as_a_naive_reading() {
     }
     assert!(verdicts.iter().all(|count| *count > 10_000), "{verdicts:?}");
 }
+
+#[test]
+fn a_probe_is_exactly_what_the_platform_asks() {
+    let probe = |port, path: &str, grpc| wire::Probe { port, path: path.into(), grpc };
+    let probes = vec![
+        probe(8080, "/healthz", false),
+        probe(8080, "/deep//./live?full=1", false),
+        probe(8081, "", false),
+        probe(9090, "", true),
+        // Nobody can ask for it: it is left out, and the others stay.
+        probe(8080, "/a%zz", false),
+    ];
+    let inbound = Inbound::compile(wire::Inbound {
+        workload: "shop/front".into(),
+        identity: "spiffe://td/ns/shop/sa/front".into(),
+        probes,
+        ..wire::Inbound::default()
+    })
+    .unwrap();
+    for (port, method, path, expected) in [
+        (8080, Method::GET, "/healthz", true),
+        (8080, Method::HEAD, "/healthz", true),
+        (8080, Method::GET, "/deep/live", true),
+        (8081, Method::GET, "/", true),
+        (9090, Method::POST, "/grpc.health.v1.Health/Check", true),
+        (8081, Method::GET, "/healthz", false),
+        (8080, Method::POST, "/healthz", false),
+        (8080, Method::OPTIONS, "/healthz", false),
+        (8080, Method::CONNECT, "/healthz", false),
+        (8080, Method::GET, "/healthz/", false),
+        (8080, Method::GET, "/healthz/x", false),
+        (8080, Method::GET, "/Healthz", false),
+        (8080, Method::GET, "/healthz%2F", false),
+        (8080, Method::GET, "/", false),
+        (8080, Method::POST, "/grpc.health.v1.Health/Check", false),
+        (9090, Method::GET, "/grpc.health.v1.Health/Check", false),
+        (9090, Method::POST, "/grpc.health.v1.Health/Watch", false),
+        (9090, Method::GET, "/", false),
+    ] {
+        assert_eq!(inbound.is_probe(port, &method, path), expected, "{port} {method} {path}");
+    }
+    assert!(inbound.is_probed(8080) && inbound.is_probed(9090) && !inbound.is_probed(8082));
+}

@@ -8,7 +8,7 @@ use outrigger_wire::{SpiffeId, proto::config as wire};
 
 use super::{
     AccessPolicy, AccessRule, CompileError, Ejection, EndpointSpec, Fallback, HashKey, Inbound, IpBlock, KeyMatch,
-    PathMatch, Principal, Retry, RouteTable, Service, ServicePort, StringMatch, TrafficPolicy, Trust,
+    PathMatch, Principal, Probe, Retry, RouteTable, Service, ServicePort, StringMatch, TrafficPolicy, Trust,
 };
 use crate::{path, route::host_of};
 
@@ -179,7 +179,21 @@ fn inbound(message: wire::Inbound) -> Checked<Inbound> {
         },
         acting_identities: each(&message.acting_identities, |text| identity("acting_identities", text))?,
         zone: message.zone.into(),
+        probes: probes(message.probes)?,
     })
+}
+
+fn probes(messages: Vec<wire::Probe>) -> Checked<Vec<Probe>> {
+    let mut probes = Vec::with_capacity(messages.len());
+    for message in messages {
+        let port = port("probes.port", message.port)?;
+        let path = if message.grpc { Probe::GRPC_PATH } else { path::split_target(&message.path).0 };
+        // A path that nobody could ask for opens nothing; it is a pod's own, and no reason to refuse all of the rest.
+        if let Ok(path) = path::normalise(path) {
+            probes.push(Probe { port, path: path.into(), grpc: message.grpc });
+        }
+    }
+    Ok(probes)
 }
 
 fn access_policy(message: wire::AccessPolicy) -> Checked<AccessPolicy> {

@@ -124,6 +124,11 @@ fn inbound(inbound: &Inbound) -> Value {
         "addresses": inbound.addresses,
         "strict": inbound.strict,
         "policies": inbound.policies.iter().map(policy).collect::<Vec<_>>(),
+        "probes": inbound
+            .probes
+            .iter()
+            .map(|probe| json!({ "port": probe.port, "path": &*probe.path, "grpc": probe.grpc }))
+            .collect::<Vec<_>>(),
         "on_sidecar_failure": inbound.fallback.on_sidecar_failure.as_str_name(),
         "on_fallback_failure": inbound.fallback.on_fallback_failure.as_str_name(),
         "shared_service": inbound.fallback.shared_service.as_deref(),

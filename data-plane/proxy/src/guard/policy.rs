@@ -55,8 +55,10 @@ pub(super) fn without_shared_proxy(own: &Inbound, way: Way) -> Course {
 fn direct(own: &Inbound, way: Way) -> Option<Course> {
     match way {
         Way::Outbound => Some(Course::Direct),
-        // That plaintext is refused holds without a proxy too: it takes no look into the bytes.
-        Way::InboundPlain if own.strict => Some(Course::Close),
+        // That plaintext is refused holds without a proxy too: it takes no look into the bytes. Unless some of it is
+        // the platform asking about health, which only a proxy can tell.
+        Way::InboundPlain if own.strict && own.probes.is_empty() => Some(Course::Close),
+        Way::InboundPlain if own.strict => None,
         Way::InboundPlain => Some(Course::Direct),
         Way::InboundMesh => None,
     }
@@ -64,7 +66,7 @@ fn direct(own: &Inbound, way: Way) -> Option<Course> {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_core::config::Fallback;
+    use outrigger_core::config::{Fallback, Probe};
     use outrigger_wire::SpiffeId;
 
     use super::*;
@@ -80,6 +82,7 @@ mod tests {
             fallback: Fallback { on_sidecar_failure, on_fallback_failure, shared_service: None },
             acting_identities: Vec::new(),
             zone: "".into(),
+            probes: Vec::new(),
         }
     }
 
@@ -107,6 +110,9 @@ mod tests {
             assert_eq!(course(&own, way), first, "{failure:?} {way:?} strict={strict}");
             assert_eq!(without_shared_proxy(&own, way), second, "{last:?} {way:?} strict={strict}");
         }
+        let mut probed = own(true, OnSidecarFailure::Direct, bypass);
+        probed.probes = vec![Probe { port: 8080, path: "/healthz".into(), grpc: false }];
+        assert_eq!((course(&probed, InboundPlain), without_shared_proxy(&probed, InboundPlain)), (Tunnel, Close));
         assert_eq!(course(&own(false, OnSidecarFailure::default(), OnFallbackFailure::default()), Outbound), Tunnel);
         assert_eq!(
             without_shared_proxy(&own(false, OnSidecarFailure::default(), OnFallbackFailure::default()), Outbound),

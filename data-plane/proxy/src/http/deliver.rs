@@ -105,7 +105,11 @@ async fn admit(
     head::strip_hop_by_hop(request.headers_mut());
     head::strip_internal(request.headers_mut());
     head::normalise_path(&mut request)?;
-    at.authorise(&inbound, &claims, &request, exchange)?;
+    // A probe ends with its answer.
+    let probe = upgrade.is_none() && is_probe(&inbound, &claims, &request);
+    if !probe {
+        at.authorise(&inbound, &claims, &request, exchange)?;
+    }
 
     let declared = inbound.port(claims.port).map(|port| port.protocol);
     let http2 = upgrade.is_none() && (claims.version == Version::HTTP_2 || declared == Some(Protocol::Http2));
@@ -117,6 +121,13 @@ async fn admit(
     exchange.head(&response);
     exchange.lease = Some(lease);
     Ok(response)
+}
+
+/// Whether it is what the platform asks about health, with a path that has been normalised.
+fn is_probe(inbound: &Inbound, claims: &Claims, request: &Request<Relay>) -> bool {
+    claims.caller.identity.is_none()
+        && !ports::is_own(claims.port)
+        && inbound.is_probe(claims.port, request.method(), request.uri().path())
 }
 
 /// What the proxy before us says, as far as it may be believed.
@@ -182,15 +193,19 @@ impl Arrival {
         request: &Request<Relay>,
         exchange: &mut Exchange,
     ) -> Result<(), RequestError> {
+        let http = HttpView {
+            method: request.method(),
+            path: request.uri().path(),
+            host: head::host_of(request),
+            headers: request.headers(),
+        };
+        // Plaintext of an opaque port comes here only because a probe might; what isn't one is judged as ever.
+        let opaque =
+            self.captured.is_some() && inbound.port(claims.port).is_some_and(|port| port.protocol == Protocol::Tcp);
         let asked = AccessRequest {
             caller: CallerView { identity: claims.caller.identity.as_ref(), address: claims.caller.address },
             port: claims.port,
-            http: Some(HttpView {
-                method: request.method(),
-                path: request.uri().path(),
-                host: head::host_of(request),
-                headers: request.headers(),
-            }),
+            http: (!opaque).then_some(http),
         };
         if ports::is_own(claims.port) || (inbound.strict && claims.caller.identity.is_none()) {
             return Err(RequestError::Denied(None));
