@@ -4,8 +4,9 @@
 
 use std::{fs, path::Path};
 
-use outrigger_crds::{Object, duplicates, parse};
+use outrigger_crds::{Object, duplicates, parse, read_value};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use serde_json::json;
 
 fn files() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/good");
@@ -46,6 +47,30 @@ fn all_load() {
             "Workload"
         ]
     );
+}
+
+#[test]
+fn what_an_api_server_adds_is_no_mistake() {
+    let object = |filter: &str| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": { "name": "r", "namespace": "a", "managedFields": [{ "manager": "x", "of": "later" }], "of": "later" },
+            "spec": {
+                "parentRefs": [{ "group": "", "kind": "Service", "name": "s", "of": "later" }],
+                "rules": [{ "of": ["later"], "filters": [{ "type": filter, "requestHeaderModifier": { "remove": ["x"] } }] }],
+            },
+            "status": { "parents": [{ "of": "later" }] },
+        })
+    };
+    assert_eq!(read_value(object("RequestHeaderModifier")).unwrap().to_string(), "HTTPRoute/a/r");
+    // A value of later means something that isn't known: that can't be ignored.
+    let problems = read_value(object("Teleport")).unwrap_err();
+    assert_eq!(problems.iter().map(|p| p.field.as_str()).collect::<Vec<_>>(), ["spec.rules[0].filters[0].type"]);
+    for nonsense in [json!(1), json!({}), json!({ "kind": "HTTPRoute" }), json!({ "kind": "Pod", "apiVersion": "v1" })]
+    {
+        assert!(read_value(nonsense).is_err());
+    }
 }
 
 /// What is written back, as the API server would show it, reads as the same object.

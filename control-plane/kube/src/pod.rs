@@ -12,6 +12,8 @@ use serde_json::Value;
 
 mod probes;
 mod raw;
+#[cfg(test)]
+mod tests;
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq)]

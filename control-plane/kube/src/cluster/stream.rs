@@ -40,6 +40,9 @@ const SILENCE: Duration = Duration::from_secs(150);
 /// A watch that ends sooner may end at once every time.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// Nobody is spared by waiting longer for an API server that isn't there, and what it says when it is back is needed soon.
+const MAX_AWAY: Duration = Duration::from_secs(5);
+
 /// How often an API that isn't there is looked for.
 const ABSENT_RETRY: Duration = Duration::from_secs(5);
 
@@ -52,7 +55,7 @@ const ABSENT_TRIES: u32 = 3;
 enum Failure {
     #[error("the API server answered: {0}")]
     Refused(Box<Status>),
-    #[error("the API server can't be asked: {0}")]
+    #[error("the API server can't be asked: {}", chain(.0))]
     Unreachable(#[source] kube::Error),
     #[error("the answer can't be read: {0}")]
     Unreadable(#[source] serde_json::Error),
@@ -158,7 +161,9 @@ impl Stream {
             status.failures += 1;
             status.error = failure.to_string();
         });
-        sleep(backoff.next().unwrap_or(PATIENCE)).await;
+        let pause = backoff.next().unwrap_or(PATIENCE);
+        let away = matches!(failure, Failure::Unreachable(_));
+        sleep(if away { pause.min(MAX_AWAY) } else { pause }).await;
     }
 
     /// Every object, page by page, in the first version of the API that is there.
@@ -287,6 +292,15 @@ impl Stream {
             status.error.clear();
         });
     }
+}
+
+/// The reason behind the reason.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+    // Some repeat their cause.
+    texts.dedup_by(|next, text| text.contains(next.as_str()));
+    texts.join(": ")
 }
 
 async fn patiently<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {

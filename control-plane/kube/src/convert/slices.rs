@@ -212,3 +212,45 @@ impl<'a> Lookup<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_an_endpoint_is_to_take() {
+        use EndpointState::{Draining, Ready, Unready};
+        let pod = |fit: bool, terminating: bool| {
+            let deleted = terminating.then_some("2026-11-01T00:00:00Z");
+            let pod = Pod::read(json!({ "metadata": { "deletionTimestamp": deleted } })).unwrap();
+            Pod { has: Mode::Sidecar, fit, ..pod }
+        };
+        let (fit, unfit, leaving) = (pod(true, false), pod(false, false), pod(true, true));
+        let shared = Pod { has: Mode::Shared, ..fit.clone() };
+        // ready, serving, terminating; the pod; the endpoint's state.
+        let table = [
+            ((true, true, false), None, Ready),
+            ((true, true, false), Some(&unfit), Ready),
+            ((false, false, false), None, Unready),
+            ((false, false, false), Some(&unfit), Unready),
+            ((false, false, false), Some(&fit), Ready),
+            ((false, false, false), Some(&shared), Unready),
+            ((false, true, true), None, Draining),
+            ((false, true, true), Some(&unfit), Draining),
+            ((false, false, true), Some(&unfit), Unready),
+            ((false, false, true), Some(&fit), Draining),
+            // Of a service that wants unready endpoints too.
+            ((true, false, false), Some(&unfit), Ready),
+            ((true, true, true), Some(&unfit), Draining),
+            ((true, false, true), Some(&unfit), Unready),
+            // The pod's own word is the newer one.
+            ((true, true, false), Some(&leaving), Draining),
+        ];
+        for ((ready, serving, terminating), pod, expected) in table {
+            let endpoint = SliceEndpoint { ready, serving, terminating, ..SliceEndpoint::default() };
+            assert_eq!(state(&endpoint, pod), expected, "{endpoint:?} {:?}", pod.map(|pod| pod.fit));
+        }
+    }
+}
