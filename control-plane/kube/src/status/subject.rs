@@ -15,7 +15,7 @@ use outrigger_model::{Finding, Reason};
 use serde::Deserialize;
 
 use super::{
-    conditions::{self, Facts},
+    conditions::{self, Facts, PROGRAMMED, ROUTE_PROGRAMMED},
     parents,
 };
 use crate::cluster::{Derived, Resource};
@@ -184,6 +184,14 @@ impl Told {
         new.sort();
         old.sort();
         new == old
+    }
+
+    /// Whether all proxies had this generation of the object.
+    pub(crate) fn was_programmed(&self, generation: Option<i64>) -> bool {
+        let ours = self.ours();
+        let mut programmed =
+            ours.iter().filter(|c| matches!(c.type_.as_str(), PROGRAMMED | ROUTE_PROGRAMMED)).peekable();
+        programmed.peek().is_some() && programmed.all(|c| c.status == "True" && c.observed_generation == generation)
     }
 
     /// All conditions of ours, whichever parent they are about.
