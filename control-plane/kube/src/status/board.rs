@@ -163,23 +163,25 @@ impl Board {
                 generation: subject.metadata().generation,
                 now: clock,
             };
-            let told = subject.tell(facts, &before);
-            let hurried = now < self.since + SETTLE || known.wrote.is_some_and(|wrote| now < wrote + WORDING);
-            let early = hurried && told.is_wording(&before);
+            let mut told = subject.tell(facts, &before);
             if progress.held.is_pending() && before.was_programmed(subject.metadata().generation) {
-                known.doubted.get_or_insert(now);
+                let since = *known.doubted.get_or_insert(now);
+                if now < since + DOUBT {
+                    told.keep_programmed(&before);
+                }
             } else {
                 known.doubted = None;
             }
-            let doubtful = known.doubted.is_some_and(|since| now < since + DOUBT);
+            let hurried = now < self.since + SETTLE || known.wrote.is_some_and(|wrote| now < wrote + WORDING);
+            let early = hurried && told.is_wording(&before);
             let waits = known.retry.is_some_and(|retry| now < retry);
             known.retry.take_if(|_| !waits);
             if !told.is_news(&before) {
                 known.wanted = None;
-            } else if !early && !waits && !doubtful {
-                if known.wanted.replace(told).is_none() {
-                    self.queue.push_back(origin);
-                }
+                continue;
+            }
+            if !early && !waits && known.wanted.replace(told).is_none() {
+                self.queue.push_back(origin);
             }
         }
     }
