@@ -20,7 +20,7 @@ pub struct Status {
     /// Which leader among the controller's replicas wrote this. It only grows, so that one that has been replaced and
     /// doesn't know yet can't write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     #[x_kube(validation = Rule::new("self >= oldSelf").message("a newer leader has written this status"))]
     pub lease_transitions: Option<i64>,
 }

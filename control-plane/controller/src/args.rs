@@ -1,7 +1,7 @@
 //! Settings: flags, each with an environment variable.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -78,10 +78,6 @@ pub(crate) struct ClusterArgs {
     /// Name of this pod; by the downward API.
     #[arg(long, env = "OUTRIGGER_POD_NAME", value_name = "NAME", default_value = "outrigger-controller")]
     pub(crate) pod_name: String,
-
-    /// Address of this pod; by the downward API.
-    #[arg(long, env = "OUTRIGGER_POD_IP", value_name = "ADDRESS")]
-    pub(crate) pod_ip: Option<IpAddr>,
 
     /// This pod's own token, by which other replicas know it.
     #[arg(long, env = "OUTRIGGER_TOKEN", value_name = "FILE", default_value = "/var/run/secrets/outrigger/token")]

@@ -113,7 +113,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         leader::Inputs { client, derived, roots, holdings: acks },
         leader::Config {
             pod_name: of.pod_name,
-            pod_ip: of.pod_ip,
             version,
             publish_ca_bundle: of.webhook_cert_dir.is_none(),
             token_file: of.token,

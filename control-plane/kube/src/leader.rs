@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    net::IpAddr,
     path::PathBuf,
     sync::{Arc, atomic::AtomicI64},
     time::Duration,
@@ -45,7 +44,6 @@ const RATE: (u32, u32) = (1, 20);
 #[derive(Debug, Clone)]
 pub struct Config {
     pub pod_name: String,
-    pub pod_ip: Option<IpAddr>,
     /// Version of the proxies that this controller injects.
     pub version: String,
     /// Whether the API server is to trust webhooks by the mesh's roots; not if somebody else sees to it.
@@ -92,7 +90,7 @@ pub async fn run(inputs: Inputs, config: Config, reports: Reports, stop: Cancell
     let floor = Arc::new(AtomicI64::new(0));
     let reporter = Reporter { controller: CONTROLLER_ID.to_owned(), instance: Some(config.pod_name.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let peers = Arc::new(Peers::new(client.clone(), config.pod_ip, roots.clone(), config.token_file.clone()));
+    let peers = Arc::new(Peers::new(client.clone(), config.pod_name.clone(), roots.clone(), config.token_file.clone()));
 
     let resign = CancellationToken::new();
     let leases = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);

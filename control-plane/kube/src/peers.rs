@@ -47,15 +47,18 @@ const MAX_ANSWER: usize = 16 << 20;
 /// The other replicas of the controller.
 pub(crate) struct Peers {
     slices: Api<EndpointSlice>,
-    /// This replica, which isn't asked.
-    own: Option<IpAddr>,
+    /// Name of this replica's pod, which isn't asked.
+    own: String,
     /// PEM.
     roots: watch::Receiver<Arc<str>>,
     token_file: PathBuf,
     port: u16,
     /// When they were last looked up, and what was found.
-    known: Mutex<Option<(Instant, BTreeMap<IpAddr, bool>)>>,
+    known: Mutex<Option<(Instant, Found)>>,
 }
+
+/// Addresses by pod, and whether each should answer.
+type Found = BTreeMap<String, (IpAddr, bool)>;
 
 /// Why a peer has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -109,12 +112,7 @@ pub(crate) fn count(
 // === impl Peers ===
 
 impl Peers {
-    pub(crate) fn new(
-        client: Client,
-        own: Option<IpAddr>,
-        roots: watch::Receiver<Arc<str>>,
-        token_file: PathBuf,
-    ) -> Self {
+    pub(crate) fn new(client: Client, own: String, roots: watch::Receiver<Arc<str>>, token_file: PathBuf) -> Self {
         let slices = Api::namespaced(client, SYSTEM_NAMESPACE);
         Self { slices, own, roots, token_file, port: WEBHOOK, known: Mutex::new(None) }
     }
@@ -129,10 +127,10 @@ impl Peers {
             }
             Err(_) => return (Vec::new(), 1),
         };
-        let asked = peers.iter().map(|(peer, ready)| async move {
-            let result = self.exchange(SocketAddr::new(*peer, self.port), question).await;
+        let asked = peers.iter().map(|(pod, (address, ready))| async move {
+            let result = self.exchange(SocketAddr::new(*address, self.port), question).await;
             result.map_err(|error| {
-                tracing::debug!(%peer, %error, "a replica's proxies aren't counted");
+                tracing::debug!(pod, %error, "a replica's proxies aren't counted");
                 *ready
             })
         });
@@ -147,8 +145,7 @@ impl Peers {
         (answers, missing)
     }
 
-    /// Addresses of the others, and whether each should answer.
-    async fn addresses(&self) -> Result<BTreeMap<IpAddr, bool>, kube::Error> {
+    async fn addresses(&self) -> Result<Found, kube::Error> {
         let mut known = self.known.lock().await;
         if let Some((at, peers)) = &*known
             && at.elapsed() < FOUND
@@ -160,16 +157,17 @@ impl Peers {
         Ok(peers)
     }
 
-    async fn find(&self) -> Result<BTreeMap<IpAddr, bool>, kube::Error> {
+    async fn find(&self) -> Result<Found, kube::Error> {
         let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={CONTROLLER_NAME}"));
         let slices = self.slices.list(&of_service).await?;
         let mut peers = BTreeMap::new();
         for endpoint in slices.items.into_iter().flat_map(|slice| slice.endpoints) {
             let ready = endpoint.conditions.and_then(|conditions| conditions.ready) != Some(false);
-            // A pod may be in a slice of each address family; one of them will do, but they aren't told apart by address.
+            let pod = endpoint.target_ref.and_then(|target| target.name).unwrap_or_default();
             let address = endpoint.addresses.first().and_then(|text| text.parse().ok());
-            if let Some(address) = address.filter(|address| Some(*address) != self.own) {
-                peers.insert(address, ready);
+            // A pod may be in a slice of each address family; it must count once.
+            if let Some(address) = address.filter(|_| pod != self.own) {
+                peers.insert(pod, (address, ready));
             }
         }
         Ok(peers)

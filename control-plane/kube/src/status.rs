@@ -92,7 +92,7 @@ impl Keeper {
 
     /// One term. Breaks if a source has ended.
     async fn lead(&mut self, epoch: i64) -> ControlFlow<()> {
-        let mut board = Board::new();
+        let mut board = Board::new(Instant::now());
         let mut bucket = Bucket::new(RATE.0, RATE.1, Instant::now());
         let mut counting: Option<Counting> = None;
         let mut write_at: Option<Instant> = None;

@@ -70,6 +70,11 @@ pub struct Marks<'a> {
 // === impl Held ===
 
 impl Held {
+    /// On its way to some, refused by none.
+    pub fn is_pending(&self) -> bool {
+        self.rejected == 0 && self.current < self.proxies
+    }
+
     /// Takes in what another replica has counted.
     pub fn add(&mut self, other: Self) {
         self.proxies += other.proxies;

@@ -47,7 +47,6 @@ fn replica(fake: &Fake, name: &str) -> Replica {
     let inputs = Inputs { client: fake.client(), derived: view, roots: pem, holdings };
     let config = Config {
         pod_name: name.to_owned(),
-        pod_ip: None,
         version: "0.1.0".to_owned(),
         publish_ca_bundle: true,
         token_file: "/none".into(),
@@ -84,7 +83,7 @@ fn route() -> Object {
 }
 
 async fn pass(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    sleep(Duration::from_secs(seconds)).await;
 }
 
 fn reasons(fake: &Fake, namespace: &str) -> Vec<Value> {

@@ -8,7 +8,7 @@ use crate::fake::Fake;
 
 const PATH: &str = "apis/coordination.k8s.io/v1/namespaces/outrigger-system/leases/outrigger-controller";
 
-fn lease(spec: serde_json::Value) -> Fake {
+fn lease(spec: &serde_json::Value) -> Fake {
     let fake = Fake::default();
     fake.put(
         PATH,
@@ -49,7 +49,7 @@ async fn pass(seconds: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn an_empty_lease_is_taken_at_once_and_by_one() {
-    let fake = lease(json!({}));
+    let fake = lease(&json!({}));
     let (a, b) = (Candidate::new(&fake, "a"), Candidate::new(&fake, "b"));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let leaders: Vec<i64> = [&a, &b].iter().filter_map(|each| each.epoch()).collect();
@@ -65,7 +65,7 @@ async fn an_empty_lease_is_taken_at_once_and_by_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_released_lease_changes_hands_within_a_retry() {
-    let fake = lease(json!({}));
+    let fake = lease(&json!({}));
     let a = Candidate::new(&fake, "a");
     pass(1).await;
     let b = Candidate::new(&fake, "b");
@@ -80,7 +80,7 @@ async fn a_released_lease_changes_hands_within_a_retry() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_leader_no_longer_leads_when_it_wakes() {
-    let fake = lease(json!({}));
+    let fake = lease(&json!({}));
     let a = Candidate::new(&fake, "a");
     pass(1).await;
     assert_eq!(a.epoch(), Some(1));
@@ -95,7 +95,7 @@ async fn a_paused_leader_no_longer_leads_when_it_wakes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_can_not_renew_steps_down_before_another_may_take_over() {
-    let fake = lease(json!({}));
+    let fake = lease(&json!({}));
     let a = Candidate::new(&fake, "a");
     pass(1).await;
     for code in [500, 403, 409, 503, 500, 500] {
@@ -111,7 +111,7 @@ async fn a_leader_that_can_not_renew_steps_down_before_another_may_take_over() {
 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_hangs_costs_the_lead() {
-    let fake = lease(json!({}));
+    let fake = lease(&json!({}));
     let a = Candidate::new(&fake, "a");
     pass(1).await;
     fake.delay(Duration::from_secs(60));
@@ -126,7 +126,7 @@ async fn an_api_server_that_hangs_costs_the_lead() {
 #[tokio::test(start_paused = true)]
 async fn remote_clocks_do_not_count() {
     for renewed in ["1999-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"] {
-        let fake = lease(json!({
+        let fake = lease(&json!({
             "holderIdentity": "other", "leaseDurationSeconds": 15, "leaseTransitions": 7, "renewTime": renewed,
         }));
         let a = Candidate::new(&fake, "a");
@@ -139,7 +139,7 @@ async fn remote_clocks_do_not_count() {
 
 #[tokio::test(start_paused = true)]
 async fn epochs_grow_though_the_lease_is_made_anew() {
-    let fake = lease(json!({}));
+    let fake = lease(&json!({}));
     let a = Candidate::new(&fake, "a");
     a.floor.store(41, Ordering::Relaxed);
     pass(1).await;

@@ -74,20 +74,22 @@ fn view() -> (Arc<MeshSnapshot>, Arc<Affects>) {
     (Arc::clone(&derived.snapshot), Arc::clone(&derived.affects))
 }
 
-/// One other replica at 127.0.0.1 and this one at 127.0.0.9; `ready` of both.
+/// One other replica and this one; `ready` of both.
 fn peers(root: &str, token: &str, port: u16, ready: bool) -> (Peers, tempfile::NamedTempFile) {
     let fake = Fake::default();
-    let endpoint = |address: &str| json!({ "addresses": [address], "conditions": { "ready": ready } });
-    fake.put(
-        "apis/discovery.k8s.io/v1/namespaces/outrigger-system/endpointslices/x",
-        json!({ "addressType": "IPv4", "endpoints": [endpoint("127.0.0.1"), endpoint("127.0.0.9")],
-            "metadata": { "name": "x" } }),
-    );
+    let endpoint = |pod: &str| json!({ "addresses": ["127.0.0.1"], "conditions": { "ready": ready }, "targetRef": { "kind": "Pod", "name": pod } });
+    // As of a service of both address families.
+    for slice in ["x", "y"] {
+        fake.put(
+            &format!("apis/discovery.k8s.io/v1/namespaces/outrigger-system/endpointslices/{slice}"),
+            json!({ "addressType": "IPv4", "endpoints": [endpoint("other"), endpoint("own")],
+                "metadata": { "name": slice } }),
+        );
+    }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{token}\n")).unwrap();
     let (_, roots) = watch::channel(Arc::from(root));
-    let own = Some("127.0.0.9".parse().unwrap());
-    let peers = Peers { port, ..Peers::new(fake.client(), own, roots, file.path().to_owned()) };
+    let peers = Peers { port, ..Peers::new(fake.client(), "own".to_owned(), roots, file.path().to_owned()) };
     (peers, file)
 }
 

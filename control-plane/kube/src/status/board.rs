@@ -20,6 +20,12 @@ use crate::cluster::Derived;
 const FRESH: Duration = Duration::from_secs(2);
 /// Counts that only change a message are written no more often.
 const WORDING: Duration = Duration::from_secs(1);
+/// For as long after a term has begun, counts that only change a message aren't written: proxies of a controller that
+/// has just started are about to come back.
+const SETTLE: Duration = Duration::from_secs(15);
+/// What all proxies had is said to be on its way again only after as long: one that starts lacks everything for a moment,
+/// and so does every proxy after a change of another object that shares a resource with this one.
+const DOUBT: Duration = Duration::from_secs(3);
 /// Between rounds of counting, as long as something is on its way.
 const ROUND: Duration = Duration::from_millis(250);
 /// The same, for what has been on its way for longer than [`STUCK_AFTER`].
@@ -33,6 +39,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Board {
+    since: Instant,
     known: HashMap<String, Known>,
     queue: VecDeque<String>,
     swept: Option<Instant>,
@@ -49,6 +56,8 @@ struct Known {
     mark: String,
     changed: Instant,
     progress: Option<Progress>,
+    /// Since when it has lacked proxies that it had.
+    doubted: Option<Instant>,
     /// What is to be written.
     wanted: Option<Told>,
     /// What the status says: as read of this version of the object, or as written over it since.
@@ -61,8 +70,9 @@ struct Known {
 // === impl Board ===
 
 impl Board {
-    pub(crate) fn new() -> Self {
-        Self { known: HashMap::new(), queue: VecDeque::new(), swept: None, began: None, stirred: None }
+    /// At the beginning of a term.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { since: now, known: HashMap::new(), queue: VecDeque::new(), swept: None, began: None, stirred: None }
     }
 
     pub(crate) fn stir(&mut self, now: Instant) {
@@ -153,16 +163,25 @@ impl Board {
                 generation: subject.metadata().generation,
                 now: clock,
             };
-            let told = subject.tell(facts, &before);
-            let early = known.wrote.is_some_and(|wrote| now < wrote + WORDING) && told.is_wording(&before);
+            let mut told = subject.tell(facts, &before);
+            if progress.held.is_pending() && before.was_programmed(subject.metadata().generation) {
+                let since = *known.doubted.get_or_insert(now);
+                if now < since + DOUBT {
+                    told.keep_programmed(&before);
+                }
+            } else {
+                known.doubted = None;
+            }
+            let hurried = now < self.since + SETTLE || known.wrote.is_some_and(|wrote| now < wrote + WORDING);
+            let early = hurried && told.is_wording(&before);
             let waits = known.retry.is_some_and(|retry| now < retry);
             known.retry.take_if(|_| !waits);
             if !told.is_news(&before) {
                 known.wanted = None;
-            } else if !early && !waits {
-                if known.wanted.replace(told).is_none() {
-                    self.queue.push_back(origin);
-                }
+                continue;
+            }
+            if !early && !waits && known.wanted.replace(told).is_none() {
+                self.queue.push_back(origin);
             }
         }
     }
@@ -214,6 +233,7 @@ impl Known {
             mark: String::new(),
             changed: now,
             progress: None,
+            doubted: None,
             wanted: None,
             said: None,
             wrote: None,

@@ -15,7 +15,7 @@ use outrigger_model::{Finding, Reason};
 use serde::Deserialize;
 
 use super::{
-    conditions::{self, Facts},
+    conditions::{self, Facts, PROGRAMMED, ROUTE_PROGRAMMED},
     parents,
 };
 use crate::cluster::{Derived, Resource};
@@ -157,6 +157,10 @@ impl Subject {
     }
 }
 
+fn is_programmed(condition: &Condition) -> bool {
+    matches!(condition.type_.as_str(), PROGRAMMED | ROUTE_PROGRAMMED)
+}
+
 // === impl Told ===
 
 impl Told {
@@ -184,6 +188,34 @@ impl Told {
         new.sort();
         old.sort();
         new == old
+    }
+
+    /// Whether all proxies had this generation of the object.
+    pub(crate) fn was_programmed(&self, generation: Option<i64>) -> bool {
+        let ours = self.ours();
+        let mut programmed = ours.iter().filter(|c| is_programmed(c)).peekable();
+        programmed.peek().is_some() && programmed.all(|c| c.status == "True" && c.observed_generation == generation)
+    }
+
+    /// Says of proxies what `before` does.
+    pub(crate) fn keep_programmed(&mut self, before: &Self) {
+        let keep = |conditions: &mut [Condition], before: &[Condition]| {
+            for condition in conditions.iter_mut().filter(|c| is_programmed(c)) {
+                if let Some(old) = before.iter().find(|old| old.type_ == condition.type_) {
+                    condition.clone_from(old);
+                }
+            }
+        };
+        match (self, before) {
+            (Self::Conditions(conditions), Self::Conditions(before)) => keep(conditions, before),
+            (Self::Parents(entries), Self::Parents(before)) => {
+                for entry in entries {
+                    let old = before.iter().find(|old| parents::is_ours(old) && old.parent_ref == entry.parent_ref);
+                    keep(&mut entry.conditions, old.map_or(&[], |old| &old.conditions));
+                }
+            }
+            (Self::Conditions(_), Self::Parents(_)) | (Self::Parents(_), Self::Conditions(_)) => {}
+        }
     }
 
     /// All conditions of ours, whichever parent they are about.

@@ -74,7 +74,7 @@ impl Stage {
             views: view,
             leadership,
             holdings: proxies.clone(),
-            peers: Arc::new(Peers::new(client.clone(), None, roots, "/none".into())),
+            peers: Arc::new(Peers::new(client.clone(), "own".to_owned(), roots, "/none".into())),
             recorder: Recorder::new(client, Reporter { controller: "test".to_owned(), instance: None }),
         };
         tokio::spawn(keeper.run());
@@ -99,7 +99,7 @@ impl Stage {
         let end = Instant::now() + duration;
         let mut writes = 0;
         while Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
             let new = self.fake.writes().iter().filter(|write| write.ends_with("/status")).count();
             if new > 0 {
                 self.observe();
@@ -161,6 +161,38 @@ async fn a_rollout_to_many_proxies_is_a_few_writes() {
     stage.proxies.set(held(10_001, 10_001));
     assert_eq!(stage.pass(5 * SECOND).await, 0);
     assert_eq!(stage.pass(30 * SECOND).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_starts_changes_nothing_for_a_moment() {
+    let stage = Stage::new(SHOP);
+    stage.pass(5 * SECOND).await;
+    // When all is looked at again, one has just started.
+    stage.proxies.set(held(4, 3));
+    stage.pass(27 * SECOND).await;
+    assert_eq!(stage.conditions()[2], "Programmed=True/Programmed");
+    stage.proxies.set(held(4, 4));
+    stage.pass(5 * SECOND).await;
+    assert_eq!(stage.message(), "programmed on 4 of 4 proxies");
+    // This one really doesn't take it.
+    stage.proxies.set(held(5, 4));
+    stage.pass(40 * SECOND).await;
+    assert_eq!(
+        (stage.conditions()[2].as_str(), stage.message().as_str()),
+        ("Programmed=False/Pending", "programmed on 4 of 5 proxies")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_waits_for_proxies_to_come_back() {
+    let stage = Stage::new(SHOP);
+    stage.pass(SECOND).await;
+    stage.proxies.set(held(0, 0));
+    stage.leads.send_replace(leads(8));
+    assert_eq!(stage.pass(10 * SECOND).await, 0);
+    stage.proxies.set(held(3, 3));
+    assert_eq!(stage.pass(60 * SECOND).await, 0);
+    assert_eq!(stage.message(), "programmed on 3 of 3 proxies");
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,7 +303,7 @@ async fn a_conflict_reads_again_and_keeps_what_the_other_wrote() {
     let mut object = stage.fake.get(HTTP);
     object["status"] = json!({ "parents": [foreign] });
     stage.fake.put(HTTP, object);
-    tokio::time::sleep(SECOND).await;
+    sleep(SECOND).await;
     let parents = stage.fake.get(HTTP)["status"]["parents"].clone();
     assert_eq!(parents[0]["controllerName"], "example.com/gateway");
     assert_eq!(parents[1]["controllerName"], "outrigger.dev/controller");
