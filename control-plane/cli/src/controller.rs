@@ -93,7 +93,9 @@ impl Controller {
 
 /// What there is to say of a cluster without a controller.
 pub(crate) fn none() -> anyhow::Error {
-    exit::unreachable(format!("no controller in namespace {SYSTEM_NAMESPACE}; install the mesh with `outrigger install`"))
+    exit::unreachable(format!(
+        "no controller in namespace {SYSTEM_NAMESPACE}; install the mesh with `outrigger install`"
+    ))
 }
 
 /// The cluster's controllers, each with a connection or why there is none.

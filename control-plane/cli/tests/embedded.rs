@@ -162,6 +162,47 @@ fn explain_says_what_the_proxies_would_do() {
 }
 
 #[test]
+fn yaml_by_hand_gets_its_proxies() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pods, config) = (dir.path().join("pods.yaml"), dir.path().join("injector.yaml"));
+    fs::write(&config, "image: registry.example/outrigger:7\n").unwrap();
+    let pod = |more: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: shop{more}}}\nspec: {{containers: [{{name: app, image: x}}]}}\n"
+        )
+    };
+    let inject = |text: &str, args: &[&str]| {
+        fs::write(&pods, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command
+            .env("KUBECONFIG", "/nonexistent")
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .arg("inject")
+            .arg("-f")
+            .arg(&pods);
+        let output = command.args(args).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (text(output.stdout), text(output.stderr), output.status.code())
+    };
+    let settings = ["--injector-config", config.to_str().unwrap()];
+    let (out, error, code) = inject(&pod(""), &settings);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains("outrigger-sidecar") && out.contains("registry.example/outrigger:7"), "{out}");
+    assert_eq!(error, "injected Pod/shop/a\n");
+    let (again, error, _) = inject(&out, &settings);
+    assert!(again == out && error.contains("injected already"), "{error}");
+
+    let (out, error, code) = inject(&pod(""), &["--mode", "shared"]);
+    assert!(code == Some(0) && out.contains("outrigger-guard") && !out.contains("name: outrigger-sidecar"), "{out}");
+    assert!(error.contains("note: injected with the built-in settings"), "{error}");
+    let (out, error, _) = inject(&pod(""), &["--namespace-labels", "a=b,outrigger.dev/mode=none"]);
+    assert!(out == pod("") && error.contains("left as it is: Pod/shop/a"), "{out}{error}");
+    // Refused: said on stderr, and nothing that could be applied.
+    let (out, error, code) = inject(&pod(", annotations: {outrigger.dev/wrokers: \"1\"}"), &settings);
+    assert!(code == Some(1) && out.is_empty() && error.contains("workers"), "{out}{error}");
+}
+
+#[test]
 fn exit_codes_are_what_they_are_said_to_be() {
     let controller = Controller::start();
     for (args, want) in [
