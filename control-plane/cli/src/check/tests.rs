@@ -13,6 +13,9 @@ use crate::terminal::Paint;
 const ROOTS: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What it is, the findings, and how the facts differ from good ones.
+type Case<F> = (&'static str, &'static [&'static str], fn(&mut F));
+
 fn fit() -> Before {
     Before {
         server_version: "v1.34.4".into(),
@@ -71,7 +74,7 @@ fn findings(report: &Report) -> Vec<String> {
 
 #[test]
 fn before_the_mesh() {
-    let cases: [(&str, &[&str], fn(&mut Before)); 11] = [
+    let cases: [Case<Before>; 11] = [
         ("fit", &[], |_| {}),
         ("odd version", &[], |it| it.server_version = "v1.29+k3s1".into()),
         ("old", &["kubernetes-version failure"], |it| it.server_version = "v1.28.15".into()),
@@ -102,7 +105,7 @@ fn before_the_mesh() {
 
 #[test]
 fn with_the_mesh() {
-    let cases: [(&str, &[&str], fn(&mut After)); 22] = [
+    let cases: [Case<After>; 22] = [
         ("well", &[], |_| {}),
         ("not installed", &["controller failure"], |it| it.controller = Ok(None)),
         ("none ready", &["controller failure"], |it| it.controller.as_mut().unwrap().as_mut().unwrap().ready = 0),
