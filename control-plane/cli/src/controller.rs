@@ -57,9 +57,7 @@ impl Controller {
     pub(crate) async fn of_cluster(cluster: &Cluster) -> Result<Self> {
         let mut replicas = replicas(cluster).await?;
         if replicas.is_empty() {
-            return Err(exit::unreachable(format!(
-                "no controller in namespace {SYSTEM_NAMESPACE}; install the mesh with `outrigger install`"
-            )));
+            return Err(none());
         }
         match replicas.iter().position(|replica| replica.controller.is_ok()) {
             Some(at) => replicas.swap_remove(at).controller,
@@ -91,6 +89,13 @@ impl Controller {
         let sets = page["types"].as_object().into_iter().flat_map(|types| types.values());
         Ok(sets.filter_map(Value::as_object).flat_map(|set| set.keys().cloned()).collect())
     }
+}
+
+/// What there is to say of a cluster without a controller.
+pub(crate) fn none() -> anyhow::Error {
+    exit::unreachable(format!(
+        "no controller in namespace {SYSTEM_NAMESPACE}; install the mesh with `outrigger install`"
+    ))
 }
 
 /// The cluster's controllers, each with a connection or why there is none.

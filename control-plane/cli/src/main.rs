@@ -15,6 +15,7 @@ mod demo;
 mod exit;
 mod explain;
 mod helm;
+mod inject;
 mod install;
 mod pods;
 mod status;
@@ -48,6 +49,8 @@ enum Command {
     Uninstall(uninstall::Options),
     /// Checks whether the cluster is fit for the mesh, and whether the mesh is well
     Check(check::Options),
+    /// Gives pods in YAML by hand their proxies, as the webhook does
+    Inject(inject::Options),
     /// Shows every proxy: the configuration it holds, who carries its pod, how long its certificate is good
     Status(status::Options),
     /// Says what happens to a request: route, backends, endpoints, policies, mTLS, and what if a sidecar dies
@@ -80,6 +83,7 @@ fn run(command: Command, cluster: &cluster::Options) -> Result<ExitCode> {
         Command::Upgrade(options) => install::run(install::Kind::Upgrade, &options, cluster),
         Command::Uninstall(options) => uninstall::run(&options, cluster),
         Command::Check(options) => check::run(&options, cluster),
+        Command::Inject(options) => inject::run(&options, cluster),
         Command::Status(options) => status::run(&options, cluster),
         Command::Explain(options) => explain::run(&options, cluster),
         Command::Validate { files } => validate::run(&files),

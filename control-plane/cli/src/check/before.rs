@@ -108,7 +108,7 @@ fn others(checks: &mut Checks, facts: &Before) {
                 "foreign-objects",
                 format!("Helm can't take over {}", listed(unowned)),
                 "delete them, or label and annotate them as Helm's (app.kubernetes.io/managed-by, meta.helm.sh/release-name, \
-                 meta.helm.sh/release-namespace)",
+                 meta.helm.sh/release-namespace); definitions of your own: install --no-check --set crds.install=false",
             ),
         }
     }

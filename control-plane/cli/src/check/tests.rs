@@ -13,6 +13,9 @@ use crate::terminal::Paint;
 const ROOTS: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What it is, the findings, and how the facts differ from good ones.
+type Case<F> = (&'static str, &'static [&'static str], fn(&mut F));
+
 fn fit() -> Before {
     Before {
         server_version: "v1.34.4".into(),
@@ -61,7 +64,9 @@ fn findings(report: &Report) -> Vec<String> {
     let bad = report.checks.iter().filter(|check| check.status != Status::Ok);
     bad.map(|check| {
         assert!(check.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "{check:?} needs a remedy");
-        assert!(check.doc.as_ref().is_some_and(|doc| doc.ends_with(check.name)), "{check:?}");
+        let (file, anchor) = check.doc.as_ref().unwrap().split_once('#').unwrap();
+        let text = std::fs::read_to_string(format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        assert!(text.contains(&format!("\n### {anchor}\n")), "{check:?}: {file} has no such heading");
         format!("{} {}", check.name, if check.status == Status::Failure { "failure" } else { "warning" })
     })
     .collect()
@@ -69,7 +74,7 @@ fn findings(report: &Report) -> Vec<String> {
 
 #[test]
 fn before_the_mesh() {
-    let cases: [(&str, &[&str], fn(&mut Before)); 11] = [
+    let cases: [Case<Before>; 11] = [
         ("fit", &[], |_| {}),
         ("odd version", &[], |it| it.server_version = "v1.29+k3s1".into()),
         ("old", &["kubernetes-version failure"], |it| it.server_version = "v1.28.15".into()),
@@ -100,7 +105,7 @@ fn before_the_mesh() {
 
 #[test]
 fn with_the_mesh() {
-    let cases: [(&str, &[&str], fn(&mut After)); 22] = [
+    let cases: [Case<After>; 22] = [
         ("well", &[], |_| {}),
         ("not installed", &["controller failure"], |it| it.controller = Ok(None)),
         ("none ready", &["controller failure"], |it| it.controller.as_mut().unwrap().as_mut().unwrap().ready = 0),

@@ -13,7 +13,7 @@ use outrigger_core::{
     retry::idempotent,
     route::{CallerView, Selected, hash_of},
 };
-use outrigger_wire::SpiffeId;
+use outrigger_wire::{SpiffeId, names::ports};
 
 use super::{
     failure,
@@ -286,6 +286,10 @@ impl Decision<'_> {
         let http = request.filter(|_| !opaque).map(Request::http);
         let identity = if mtls { self.from.view().identity } else { None };
         let caller = CallerView { identity, address: self.from.address };
+        let is_probe = |request: &Request| inbound.is_probe(port, &request.method, &request.path);
+        if identity.is_none() && !ports::is_own(port) && request.is_some_and(is_probe) {
+            return verdict::probe(inbound);
+        }
         verdict::of(message, inbound, &verdict::question(caller, port, http))
     }
 }

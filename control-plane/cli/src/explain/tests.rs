@@ -253,6 +253,19 @@ fn verdicts() {
 }
 
 #[test]
+fn what_the_kubelet_asks_is_let_in() {
+    let mut shop = Table::shop(None);
+    shop.inbound("web-1", "10.0.0.2", |web| {
+        web.mtls = Mtls::Strict.into();
+        web.probes = vec![wire::Probe { port: 8080, path: "/healthz".into(), grpc: false }];
+    });
+    let told = shop.ask("stranger-1", "GET", "/healthz");
+    assert!(told.allowed, "{}", told.summary);
+    assert_eq!(told.backends[0].endpoints[0].verdict.reason, "the kubelet asks this about health");
+    assert!(!shop.ask("stranger-1", "GET", "/").allowed);
+}
+
+#[test]
 fn an_opaque_port_meets_l7_policies_closed() {
     let mut shop = Table::shop(None);
     shop.service("web", |web| web.ports[0].protocol = wire::Protocol::Tcp.into());

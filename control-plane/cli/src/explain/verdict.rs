@@ -19,7 +19,7 @@ pub(crate) type Question<'a> = AccessRequest<'a>;
 /// The destination's side of one endpoint in the mesh.
 pub(crate) fn of(message: &wire::Inbound, inbound: &Inbound, asked: &Question<'_>) -> Verdict {
     let policies = consulted(message, asked);
-    let mtls = Some(if inbound.strict { "strict" } else { "permissive" });
+    let mtls = Some(mode(inbound));
     let verdict = |allowed, reason: String, policy| Verdict { allowed, reason, policy, mtls, policies };
     // The order of `deliver` and `tcp::inbound` in the proxy.
     if ports::is_own(asked.port) {
@@ -47,6 +47,15 @@ pub(crate) fn of(message: &wire::Inbound, inbound: &Inbound, asked: &Question<'_
         _ => reason,
     };
     verdict(said.allowed, reason, policy)
+}
+
+/// What the kubelet asks about health is let in whatever mode and policies say.
+pub(crate) fn probe(inbound: &Inbound) -> Verdict {
+    Verdict { reason: "the kubelet asks this about health".to_owned(), mtls: Some(mode(inbound)), ..outside() }
+}
+
+fn mode(inbound: &Inbound) -> &'static str {
+    if inbound.strict { "strict" } else { "permissive" }
 }
 
 /// An endpoint without a proxy: nobody asks anything.

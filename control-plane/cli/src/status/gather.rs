@@ -34,6 +34,9 @@ pub(super) async fn embedded(controller: &mut Controller) -> Result<Facts> {
 /// `namespace` limits whose pods are asked.
 pub(super) async fn cluster(cluster: &Cluster, namespace: Option<&str>) -> Result<Facts> {
     let replicas = controller::replicas(cluster).await?;
+    if replicas.is_empty() {
+        return Err(controller::none());
+    }
     let controllers = join_all(replicas.into_iter().map(replica)).await;
     let all: Vec<Pod> = match namespace {
         Some(namespace) => cluster::list(&cluster.of::<Pod>(namespace), ListParams::default()).await?,
