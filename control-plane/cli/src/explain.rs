@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 
 mod decide;
 mod failure;
@@ -116,7 +116,8 @@ async fn call(
     cluster: Option<&Cluster>,
 ) -> Result<Call> {
     let mut notes: Vec<String> = caller.note.into_iter().collect();
-    let (mut service, what) = match &to.host {
+    let host = alias(&to.host, cluster, &mut notes).await?;
+    let (mut service, what) = match &host {
         Host::Service { namespace, name } => {
             let name = format!("{namespace}/{name}");
             let found = served.take_service(controller, &name).await?;
@@ -131,6 +132,7 @@ async fn call(
             (served.take_address(controller, address).await?, workload)
         }
         Host::Address(address) => (served.take_address(controller, *address).await?, address.to_string()),
+        Host::Outside(name) => (None, name.clone()),
     };
     if let Some(headless) = service.clone().filter(|name| is_headless(served, name)) {
         // Apps call pods' own addresses then, and so do routes not apply.
@@ -160,6 +162,15 @@ async fn call(
         headers: options.headers.iter().cloned().collect::<HeaderMap>(),
         notes,
     })
+}
+
+/// A Service that is but another name (ExternalName) is followed.
+async fn alias(host: &Host, cluster: Option<&Cluster>, notes: &mut Vec<String>) -> Result<Host> {
+    let (Host::Service { namespace, name }, Some(cluster)) = (host, cluster) else { return Ok(host.clone()) };
+    let service = cluster::found(cluster.of::<Service>(namespace).get(name).await)?;
+    let Some(other) = service.and_then(|service| service.spec?.external_name) else { return Ok(host.clone()) };
+    notes.push(format!("{namespace}/{name} is another name for {other}"));
+    Ok(target::external(&other))
 }
 
 fn is_headless(served: &Served, name: &str) -> bool {

@@ -18,8 +18,8 @@ use crate::{
     terminal::Progress,
 };
 
-/// The cluster's garbage collector takes a moment for what other objects own.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Shared proxies drain for up to 45 seconds, and the garbage collector takes a moment for what other objects own.
+const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]

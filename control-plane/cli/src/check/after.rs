@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     before,
-    evaluate::{Checks, listed},
+    evaluate::{Checks, Status, listed},
     facts::{After, Deployment, Looked, Pod, Replica, Webhook},
 };
 
@@ -185,7 +185,7 @@ fn certificates(pem: &str) -> BTreeSet<String> {
 
 fn namespaces(checks: &mut Checks, facts: &After) {
     let Some(namespaces) = checks.seen("pod-security", &facts.namespaces) else { return };
-    before::pod_security(checks, namespaces);
+    before::pod_security(checks, namespaces, Status::Failure);
     let Some(trust) = checks.seen("trust", &facts.trust) else { return };
     let roots = facts.roots.as_ref().ok().and_then(Option::as_deref).map(certificates);
     let lacking: Vec<_> = namespaces

@@ -1,7 +1,7 @@
 //! What must hold before the mesh is installed.
 
 use super::{
-    evaluate::{Checks, listed},
+    evaluate::{Checks, Status, listed},
     facts::{Before, GatewayApi, Namespace},
 };
 
@@ -16,7 +16,8 @@ pub(crate) fn checks(facts: &Before) -> Checks {
     permissions(&mut checks, facts);
     gateway_api(&mut checks, &facts.gateway_api);
     if let Some(namespaces) = checks.seen("pod-security", &facts.namespaces) {
-        pod_security(&mut checks, namespaces);
+        // The mesh itself can be installed nevertheless.
+        pod_security(&mut checks, namespaces, Status::Warning);
     }
     others(&mut checks, facts);
     checks
@@ -82,7 +83,7 @@ pub(super) fn gateway_api(checks: &mut Checks, looked: &Result<Option<GatewayApi
 }
 
 /// The init container that redirects a pod's connections needs NET_ADMIN, which these levels don't allow.
-pub(super) fn pod_security(checks: &mut Checks, namespaces: &[Namespace]) {
+pub(super) fn pod_security(checks: &mut Checks, namespaces: &[Namespace], gravity: Status) {
     let enrolled = || namespaces.iter().filter(|it| matches!(it.mode.as_deref(), Some("sidecar" | "shared")));
     let strict = |it: &&Namespace| matches!(it.pod_security.as_deref(), Some("baseline" | "restricted"));
     let refusing: Vec<_> = enrolled()
@@ -91,7 +92,8 @@ pub(super) fn pod_security(checks: &mut Checks, namespaces: &[Namespace]) {
         .collect();
     match refusing.as_slice() {
         [] => checks.ok("pod-security", format!("{} enrolled namespaces take injected pods", enrolled().count())),
-        refusing => checks.failure(
+        refusing => checks.finding(
+            gravity,
             "pod-security",
             format!("Pod Security refuses injected pods in {}: their init container needs NET_ADMIN", listed(refusing)),
             "label these namespaces pod-security.kubernetes.io/enforce=privileged, and keep apps in order with audit and warn",

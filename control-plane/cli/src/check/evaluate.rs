@@ -78,6 +78,17 @@ impl Checks {
         self.push(name, Status::Failure, message.into(), Some(remedy.into()));
     }
 
+    /// A warning or a failure.
+    pub(crate) fn finding(
+        &mut self,
+        gravity: Status,
+        name: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.push(name, gravity, message.into(), Some(remedy.into()));
+    }
+
     /// What was looked at, or a failure if it couldn't be.
     pub(crate) fn seen<'a, T>(&mut self, name: &'static str, looked: &'a Result<T, String>) -> Option<&'a T> {
         match looked {

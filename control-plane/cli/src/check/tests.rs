@@ -86,7 +86,7 @@ fn before_the_mesh() {
         ("old Gateway API", &["gateway-api warning"], |it| {
             it.gateway_api = Ok(Some(GatewayApi { version: Some("v1.0.0".into()), missing: vec!["grpcroutes"] }));
         }),
-        ("restricted", &["pod-security failure"], |it| {
+        ("restricted", &["pod-security warning"], |it| {
             it.namespaces.as_mut().unwrap()[0].pod_security = Some("restricted".into());
         }),
         ("somebody's objects", &["foreign-objects failure"], |it| it.unowned = Ok(vec!["ClusterRole x".into()])),
@@ -105,7 +105,7 @@ fn before_the_mesh() {
 
 #[test]
 fn with_the_mesh() {
-    let cases: [Case<After>; 22] = [
+    let cases: [Case<After>; 23] = [
         ("well", &[], |_| {}),
         ("not installed", &["controller failure"], |it| it.controller = Ok(None)),
         ("none ready", &["controller failure"], |it| it.controller.as_mut().unwrap().as_mut().unwrap().ready = 0),
@@ -136,6 +136,9 @@ fn with_the_mesh() {
             it.replicas[0].serving = Some(Err("expired".into()));
         }),
         ("no trust", &["trust failure"], |it| it.trust = Ok(vec![])),
+        ("restricted", &["pod-security failure"], |it| {
+            it.namespaces.as_mut().unwrap()[0].pod_security = Some("baseline".into());
+        }),
         ("slipped by", &["unmeshed-pods warning"], |it| it.pods.as_mut().unwrap()[0].meshed = false),
         ("opted out", &[], |it| {
             let pod = &mut it.pods.as_mut().unwrap()[0];

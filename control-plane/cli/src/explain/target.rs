@@ -21,9 +21,17 @@ pub(crate) struct To {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Host {
-    Service { namespace: String, name: String },
-    Pod { namespace: String, name: String },
+    Service {
+        namespace: String,
+        name: String,
+    },
+    Pod {
+        namespace: String,
+        name: String,
+    },
     Address(IpAddr),
+    /// A name that isn't the cluster's.
+    Outside(String),
 }
 
 const FROM_FORMS: &str = "write pod/NAME, deploy/NAME, NAMESPACE/POD, or TYPE/NAMESPACE/NAME";
@@ -99,6 +107,17 @@ impl To {
     }
 }
 
+/// What a Service of type ExternalName stands for.
+pub(crate) fn external(name: &str) -> Host {
+    let mut labels = name.trim_end_matches('.').split('.');
+    match (labels.next(), labels.next(), labels.next()) {
+        (Some(name), Some(namespace), Some("svc")) => {
+            Host::Service { namespace: namespace.to_owned(), name: name.to_owned() }
+        }
+        _ => Host::Outside(name.to_owned()),
+    }
+}
+
 /// `[TYPE/][NAMESPACE/]NAME`: kind, namespace, name. Two parts are a known type and a name, or a namespace and a name.
 fn split<'a>(text: &'a str, default: &str) -> Option<(Option<&'a str>, String, String)> {
     let parts: Vec<_> = text.split('/').collect();
@@ -164,6 +183,15 @@ mod tests {
         }
         for text in ["svc/a", "job/a", "", "a/b/c/d", "shop/a?x=1"] {
             assert!(From::parse(text, "here").is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_names() {
+        let service = Host::Service { namespace: "shop".into(), name: "web".into() };
+        assert_eq!(external("web.shop.svc.cluster.local."), service);
+        for outside in ["example.com", "www.example.com", "web.shop"] {
+            assert_eq!(external(outside), Host::Outside(outside.into()));
         }
     }
 

@@ -50,8 +50,12 @@ pub(super) async fn look(cluster: &Cluster) -> Result<Report> {
     let params = ListParams::default().fields(&format!("metadata.name={TRUST_CONFIG_MAP}"));
     let trust = cluster.all::<ConfigMap>(params).await?;
     left.extend(trust.iter().map(|it| format!("ConfigMap {}/{}", it.namespace().unwrap_or_default(), it.name_any())));
-    let meshed = cluster.all::<Pod>(ListParams::default()).await?;
-    let meshed = meshed.iter().filter(|pod| pods::is_running(pod) && pods::has(pod, containers::GUARD));
+    let all = cluster.all::<Pod>(ListParams::default()).await?;
+    // Those that drain are still there.
+    let own = |pod: &&Pod| pods::label(pod, "app.kubernetes.io/part-of") == Some("outrigger");
+    let own = all.iter().filter(|pod| pods::namespace(pod) == SYSTEM_NAMESPACE).filter(own);
+    left.extend(own.map(|pod| format!("Pod {}", pods::workload(pod))));
+    let meshed = all.iter().filter(|pod| pods::is_running(pod) && pods::has(pod, containers::GUARD));
     report.meshed_pods = meshed
         .map(|pod| {
             let owner = pods::owner(pod).map(|owner| format!(" ({owner})")).unwrap_or_default();
