@@ -76,6 +76,7 @@ const passwd = "root:x:0:0:root:/root:/sbin/nologin\noutrigger:x:1337:1337:outri
 
 // FromBinaries makes an image of every program in a folder, in /usr/local/bin, with the libraries they need. With
 // outrigger-proxy among them comes nft, which installs the redirection. An entrypoint is set when there is one program only.
+// An app must not be the proxies' user: what that user sends isn't redirected, so such an app would pass by the mesh.
 func FromBinaries(name, folder string) (*Image, error) {
 	programs, err := executables(folder)
 	if err != nil {
@@ -86,7 +87,7 @@ func FromBinaries(name, folder string) (*Image, error) {
 		Files:   map[string]string{},
 		Texts:   map[string]string{"/etc/passwd": passwd, "/etc/group": "root:x:0:\noutrigger:x:1337:\n"},
 		Folders: []string{"/tmp"},
-		User:    "1337:1337",
+		User:    "1338:1338",
 	}
 	for _, program := range programs {
 		if err := result.addProgram("/usr/local/bin/"+filepath.Base(program), program); err != nil {
@@ -97,6 +98,7 @@ func FromBinaries(name, folder string) (*Image, error) {
 		result.Entrypoint = []string{"/usr/local/bin/" + filepath.Base(programs[0])}
 	}
 	if _, ok := result.Files["/usr/local/bin/outrigger-proxy"]; ok {
+		result.User = "1337:1337"
 		nft, err := exec.LookPath("nft")
 		if err != nil {
 			return nil, fmt.Errorf("nft (package nftables) goes into the image and is missing: %w", err)
