@@ -67,7 +67,7 @@ impl Helm {
             if self.quiet {
                 command.stdout(std::io::stderr());
             }
-            command.status().with_context(|| self.program.display().to_string())
+            command.status().with_context(|| format!("helm at {}", self.program.display()))
         });
         let status = ended.await??;
         if !status.success() {
