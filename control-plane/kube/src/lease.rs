@@ -27,6 +27,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::api::said;
+
 #[cfg(test)]
 mod tests;
 
@@ -79,6 +81,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut election = Election::new(identity);
+    let mut trouble = None;
     let mut ticks = interval(RETRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -97,19 +100,30 @@ pub async fn run(
             () = stop.cancelled() => break,
         };
         match attempted {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => trouble = None,
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
                 tracing::debug!("another replica has written the Lease first");
             }
-            Ok(Err(error)) => tracing::warn!(error = %error, "the Lease {CONTROLLER_NAME} can't be read or written"),
-            Err(_) => tracing::warn!("the API server doesn't answer about the Lease {CONTROLLER_NAME}"),
+            Ok(Err(error)) => complain(&mut trouble, said(&error)),
+            Err(_) => complain(&mut trouble, "the API server doesn't answer in time".to_owned()),
         }
         publish(&out, election.leadership(Instant::now()));
     }
     publish(&out, Leadership::Follower { holder: None });
     // Also if it isn't known to be ours: a write may have been cut short.
     if let Err(error) = release(&api, &election).await {
-        tracing::warn!(%error, "the Lease isn't given back; another replica takes it when it has run out");
+        tracing::warn!(
+            error = said(&error),
+            "the Lease isn't given back; another replica takes it when it has run out"
+        );
+    }
+}
+
+/// Says it once, not with each look.
+fn complain(before: &mut Option<String>, now: String) {
+    if before.as_ref() != Some(&now) {
+        tracing::warn!(error = now, "the Lease {CONTROLLER_NAME} can't be read or written");
+        *before = Some(now);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+mod api;
 pub mod cluster;
 pub mod convert;
 pub mod derive;

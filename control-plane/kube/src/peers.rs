@@ -32,6 +32,8 @@ use tokio_rustls::{
     rustls::{self, ClientConfig, RootCertStore},
 };
 
+use crate::api::said;
+
 #[cfg(test)]
 mod tests;
 
@@ -122,7 +124,7 @@ impl Peers {
         let peers = match timeout(PATIENCE, self.addresses()).await {
             Ok(Ok(peers)) => peers,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "other replicas can't be found: their proxies aren't counted");
+                tracing::warn!(error = said(&error), "other replicas can't be found: their proxies aren't counted");
                 return (Vec::new(), 1);
             }
             Err(_) => return (Vec::new(), 1),

@@ -32,7 +32,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{cluster::Derived, lease::Leadership};
+use crate::{api::said, cluster::Derived, lease::Leadership};
 
 #[cfg(test)]
 mod tests;
@@ -178,7 +178,7 @@ impl Publisher {
                 sweep_at = Instant::now() + if done.is_ok() { SWEEP } else { RETRY };
             }
             if let Err(error) = done {
-                tracing::warn!(%error, "the roots aren't published everywhere yet");
+                tracing::warn!(error = said(&error), "the roots aren't published everywhere yet");
             }
         }
     }
@@ -211,7 +211,7 @@ impl Publisher {
                 Ok(()) => drop(published.namespaces.insert(namespace)),
                 // Others don't wait for a namespace that is in trouble.
                 Err(error) => {
-                    tracing::debug!(namespace, %error, "the roots can't be published here");
+                    tracing::debug!(namespace, error = said(&error), "the roots can't be published here");
                     result = Err(error);
                 }
             }
@@ -250,7 +250,7 @@ impl Publisher {
                 ..OwnerReference::default()
             }),
             Err(error) => {
-                tracing::warn!(%error, "what is published has no owner and must be removed by hand");
+                tracing::warn!(error = said(&error), "what is published has no owner and must be removed by hand");
                 None
             }
         }

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    api::said,
     cluster::Derived,
     lease::Leadership,
     peers::{self, Peers},
@@ -200,7 +201,9 @@ pub(crate) async fn publish(
 ) {
     match timeout(write::PATIENCE, recorder.publish(event, on)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, reason = event.reason, "the event can't be written"),
+        Ok(Err(error)) => {
+            tracing::warn!(error = said(&error), reason = event.reason, "the event can't be written");
+        }
         Err(_) => tracing::warn!(reason = event.reason, "the event isn't taken in time"),
     }
 }

@@ -71,7 +71,7 @@ fn unmeshed(pod: &Pod) -> Unmeshed {
         (
             "it was created before the label was set, or while the webhook was away",
             match pod.owner.as_str() {
-                "" => format!("create it anew: kubectl -n {} replace --force", pod.namespace),
+                "" => "delete it and create it anew".to_owned(),
                 owner => format!("create it anew, such as by restarting what owns it ({owner})"),
             },
         )

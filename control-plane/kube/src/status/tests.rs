@@ -346,6 +346,10 @@ fn manifests_give_the_conditions_beside_them() {
     let mut cases: Vec<_> = fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
     for case in cases {
+        // Those with pods are about what is derived from them.
+        if case.join("in/platform.json").exists() {
+            continue;
+        }
         let mut files: Vec<_> = fs::read_dir(case.join("in")).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         let texts: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::subject::{Subject, Told};
+use crate::api::said;
 
 /// Time for one request: well below what remains of a term after a renewal.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
@@ -41,7 +42,7 @@ pub(crate) async fn write(client: &Client, subject: &Subject, told: &Told, befor
         Ok(Err(Error::Api(status))) if status.code == 422 && status.message.contains("leaseTransitions") => {
             Outcome::Deposed
         }
-        Ok(Err(error)) => Outcome::Failed(error.to_string()),
+        Ok(Err(error)) => Outcome::Failed(said(&error)),
         Err(_) => Outcome::Failed("the API server doesn't answer in time".to_owned()),
     }
 }
