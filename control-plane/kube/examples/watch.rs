@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         for problem in now.problems.iter() {
             println!("  {problem}");
         }
-        for (name, resource) in now.snapshot.types.iter().flat_map(|(_, set)| &set.resources) {
+        for (name, resource) in now.snapshot.types.values().flat_map(|set| &set.resources) {
             println!("  {name} {} {}", resource.version, resource.body.len());
         }
     }

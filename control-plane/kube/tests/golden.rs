@@ -1,5 +1,5 @@
 //! From objects to what is served: each folder of `golden/` holds `in/*.yaml` and the snapshot and problems that must come
-//! of it, `out.json`. `BLESS=1` rewrites it. A folder that also has `in/platform.json`, a list of Nodes, Pods and
+//! of it, `out.json`. `BLESS=1` rewrites it. A folder that also has `platform.json`, a list of Nodes, Pods and
 //! EndpointSlices, is read as a cluster's objects.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -32,7 +32,7 @@ fn load(dir: &Path) -> (Vec<Loaded>, Vec<String>) {
     let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let (mut loaded, mut problems) = (Vec::new(), Vec::new());
-    for path in files.into_iter().filter(|path| !path.ends_with("platform.json")) {
+    for path in files {
         let (good, bad) = parse(path.file_name().unwrap().to_str().unwrap(), &fs::read_to_string(&path).unwrap());
         loaded.extend(good);
         problems.extend(bad.iter().map(ToString::to_string));
@@ -143,7 +143,7 @@ fn files_give_the_snapshots_beside_them() {
     for case in cases {
         let (loaded, mut problems) = load(&case.join("in"));
         let all: Vec<&Loaded> = loaded.iter().collect();
-        let mut platform = Platform::load(&case.join("in/platform.json"));
+        let mut platform = Platform::load(&case.join("platform.json"));
         let (snapshot, found) = snapshot(&all, platform.as_ref(), None);
         problems.extend(found);
         let out = json!({ "problems": problems, "snapshot": dump(&snapshot) });

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 /// An injected pod that runs; `change` is merged into it.
-fn pod(change: Value) -> Pod {
+fn pod(change: &Value) -> Pod {
     let container =
         |name: &str, stays: bool| json!({ "name": name, "restartPolicy": if stays { "Always" } else { "" } });
     let mut value = json!({
@@ -25,7 +25,7 @@ fn pod(change: Value) -> Pod {
             ],
         },
     });
-    json_patch::merge(&mut value, &change);
+    json_patch::merge(&mut value, change);
     Pod::read(value).unwrap()
 }
 
@@ -47,7 +47,7 @@ fn what_a_pod_has_and_wishes() {
         (json!({ "metadata": { "labels": { "outrigger.dev/mode": "yes" } } }), Mode::Sidecar, None),
     ];
     for (change, has, wish) in table {
-        let pod = pod(change.clone());
+        let pod = pod(&change);
         assert_eq!((pod.has, pod.wish), (has, wish), "{change}");
     }
 }
@@ -77,14 +77,14 @@ fn fit_is_ready_but_for_the_sidecar() {
         (gate("False"), false),
     ];
     for (change, fit) in table {
-        assert_eq!(pod(change.clone()).fit, fit, "{change}");
+        assert_eq!(pod(&change).fit, fit, "{change}");
     }
 }
 
 #[test]
 fn ports_are_those_of_the_app() {
     let port = |name: &str, number: i64, protocol: &str| json!({ "name": name, "containerPort": number, "protocol": protocol });
-    let found = pod(json!({ "spec": {
+    let found = pod(&json!({ "spec": {
         "containers": [
             { "name": "app", "ports": [port("web", 80, "TCP"), port("dns", 53, "UDP"), { "containerPort": 81 }] },
             { "name": "other", "ports": [port("again", 80, "TCP"), port("odd", 70_000, "TCP")] },
@@ -129,7 +129,7 @@ fn probes_that_come_in_plaintext() {
     for (mut container, expected) in table {
         container["name"] = "app".into();
         container["ports"] = json!([{ "name": "web", "containerPort": 80 }]);
-        let found = pod(json!({ "spec": { "containers": [container.clone()] } }));
+        let found = pod(&json!({ "spec": { "containers": [container.clone()] } }));
         let probes: Vec<_> = found.probes.iter().map(|probe| (probe.port, probe.path.as_str(), probe.grpc)).collect();
         assert_eq!(probes, expected, "{container}");
     }
@@ -137,7 +137,7 @@ fn probes_that_come_in_plaintext() {
 
 #[test]
 fn the_rest_of_a_pod() {
-    let found = pod(json!({
+    let found = pod(&json!({
         "metadata": {
             "uid": "u", "creationTimestamp": "1970-01-01T00:01:00Z", "deletionTimestamp": "1970-01-01T00:02:00Z",
             "ownerReferences": [{ "kind": "X", "name": "x" }, { "kind": "ReplicaSet", "name": "r", "controller": true }],
@@ -155,7 +155,7 @@ fn the_rest_of_a_pod() {
     for (phase, expected) in
         [("Pending", Phase::Pending), ("Failed", Phase::Ended), ("Succeeded", Phase::Ended), ("", Phase::Unknown)]
     {
-        assert_eq!(pod(json!({ "status": { "phase": phase } })).phase, expected);
+        assert_eq!(pod(&json!({ "status": { "phase": phase } })).phase, expected);
     }
     assert!(Pod::read(json!({ "metadata": { "name": 1 } })).is_err());
 }
