@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's steps that can't fail")]
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use outrigger_crds::{Object, parse};
 
@@ -29,15 +33,20 @@ fn blocks(text: &str, language: &str) -> Vec<(usize, String)> {
     found
 }
 
-#[test]
-fn examples_load() {
+/// What people read.
+fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut files = vec![root.join("README.md")];
+    let mut files = vec![root.join("README.md"), root.join("charts/outrigger/README.md")];
     files.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
     files.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
     files.sort();
+    files
+}
+
+#[test]
+fn examples_load() {
     let (mut examples, mut problems) = (0, String::new());
-    for path in files {
+    for path in pages() {
         let text = fs::read_to_string(&path).unwrap();
         for (line, block) in blocks(&text, "yaml") {
             // Values of the chart, pods and the like have no `kind` of ours; the chart's tests are for those.
@@ -52,4 +61,38 @@ fn examples_load() {
     }
     assert!(problems.is_empty(), "{problems}");
     assert!(examples >= 10, "only {examples} examples were found");
+}
+
+/// The anchor that a heading gets.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars()
+        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+/// Links within the repository, as they are written.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next()).filter(|link| !link.contains("://"))
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut broken = String::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in links(&text) {
+            let (path, wanted) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            let known: BTreeSet<_> = match fs::read_to_string(&target) {
+                Ok(there) => there.lines().filter(|line| line.starts_with('#')).map(anchor).collect(),
+                Err(_) => BTreeSet::new(),
+            };
+            if !target.exists() || !wanted.is_empty() && !known.contains(wanted) {
+                broken += &format!("{}: {link}\n", page.display());
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken}");
 }
