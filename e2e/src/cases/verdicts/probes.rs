@@ -2,8 +2,8 @@
 //! in by sidecar and shared proxy alike and opens nothing else; and about the proxies themselves.
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr},
+    io::{self, Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use outrigger_testbed::{
 };
 use outrigger_wire::names::ports;
 
-use super::question::{exchange, greeting};
+use super::question::exchange;
 
 const VAULT: &str = "shop/vault";
 const FRONT: &str = "shop/front";
@@ -22,6 +22,8 @@ const FRONT: &str = "shop/front";
 const DAVE: &str = "out/dave";
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A store that lets itself be heard does so much sooner.
+const SILENCE: Duration = Duration::from_millis(300);
 
 const WEB: u16 = 8080;
 const GRPC: u16 = 8081;
@@ -148,11 +150,11 @@ fn ask(mesh: &Mesh, when: &str, unprobed: Answer) -> Result<()> {
             );
         }
         // Who waits to be greeted isn't, and who asks for an upgrade asks for more than health.
-        let store = mesh.pod(DAVE)?.namespace.within(|| greeting(SocketAddr::new(ip, STORE)))?;
+        let store = mesh.pod(DAVE)?.namespace.within(|| first_bytes(SocketAddr::new(ip, STORE), "", SILENCE))?;
         let heard = store.as_ref().is_ok_and(|said| !said.is_empty());
         ensure!(!heard, "{when}: the store greets: {store:?}");
         let upgrade = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-        let text = mesh.pod(DAVE)?.namespace.within(|| exchange_one(SocketAddr::new(ip, WEB), upgrade))??;
+        let text = mesh.pod(DAVE)?.namespace.within(|| first_bytes(SocketAddr::new(ip, WEB), upgrade, PATIENCE))??;
         ensure!(text.starts_with("HTTP/1.1 403"), "{when}: an upgrade: {text:?}");
     }
     Ok(())
@@ -200,10 +202,9 @@ fn answer(mesh: &Mesh, to: SocketAddr, method: &str, path: &str) -> Result<Answe
 }
 
 /// Sends text and reads the first bytes of the answer.
-fn exchange_one(to: SocketAddr, text: &str) -> io::Result<String> {
-    use io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn first_bytes(to: SocketAddr, text: &str, limit: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(limit))?;
     stream.write_all(text.as_bytes())?;
     let mut said = [0; 256];
     let length = stream.read(&mut said)?;
