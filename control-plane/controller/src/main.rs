@@ -20,7 +20,7 @@ mod tokens;
 mod webhook;
 mod webhook_certificate;
 
-use std::io::stderr;
+use std::io::{IsTerminal, stderr};
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -34,7 +34,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let filter = EnvFilter::try_new(&args.log).context("--log")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).init();
+    let colours = stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(stderr).init();
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow!("another TLS provider is installed already"))?;
