@@ -80,7 +80,7 @@ impl Referrer<'_> {
         let name = &backend.service;
         let namespace = namespace_of(name);
         // Before anything else, so that an answer doesn't tell what exists in a namespace that grants nothing.
-        if namespace != self.route.namespace && !self.granted(name) {
+        if namespace != self.route.namespace && !self.granted(name) && !self.is_called_anyhow(name) {
             return Err((
                 Reason::RefNotPermitted,
                 format!("no ReferenceGrant in {namespace} permits service {name}"),
@@ -99,6 +99,14 @@ impl Referrer<'_> {
             (port, ports) if ports.iter().any(|p| u32::from(p.port) == port) => Ok(port),
             (port, _) => missing(format!("service {name} has no port {port}"), "name a port that the service has"),
         }
+    }
+
+    /// A consumer route may send its callers to the very service that they have called: it gives them nothing new. Not if
+    /// it is a route of its own namespace's services as well, whose callers are others'.
+    fn is_called_anyhow(&self, service: &str) -> bool {
+        let parents = &self.route.parents;
+        parents.iter().any(|parent| parent.service == service)
+            && parents.iter().all(|parent| namespace_of(&parent.service) != self.route.namespace)
     }
 
     fn granted(&self, service: &str) -> bool {

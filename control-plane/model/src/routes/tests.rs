@@ -1,7 +1,7 @@
 use wire::{filter::Kind, path_match::Pattern};
 
 use super::*;
-use crate::{Inputs, fixtures::*, inputs::*};
+use crate::{Inputs, Reason, fixtures::*, inputs::*};
 
 /// Services a/s and b/s with ports 80 and 81, a/one with port 80.
 fn inputs(routes: Vec<Route>) -> Inputs {
@@ -191,6 +191,21 @@ fn other_namespaces_need_a_grant() {
         assert_eq!(!tables[0].rules[0].backends[0].invalid, permitted, "{grant:?}");
         assert_eq!(findings.is_empty(), permitted);
     }
+}
+
+/// As the Gateway API's MeshConsumerRoute has it.
+#[test]
+fn a_consumer_route_may_name_the_service_that_was_called() {
+    let http = RouteKind::HttpRoute;
+    let mut consumer = route(http, "a/r", "b/s", vec![rule(vec![], &["b/s:80"])]);
+    let (tables, findings) = tables_of(&inputs(vec![consumer.clone()]), "b/s");
+    assert_eq!((&*tables[0].consumer_namespace, tables[0].rules[0].backends[0].invalid), ("a", false));
+    assert!(findings.is_empty(), "{findings:?}");
+    // Callers of a/s never asked for b/s.
+    consumer.parents.push(RouteParent { index: 1, service: "a/s".to_owned(), port: None });
+    let (tables, findings) = tables_of(&inputs(vec![consumer]), "a/s");
+    assert!(tables[0].rules[0].backends[0].invalid);
+    assert_eq!(findings[0].reason, Reason::RefNotPermitted);
 }
 
 #[test]
