@@ -12,7 +12,7 @@ pub(crate) enum Authenticator {
     /// Files of the embedded mode.
     Files(TokenFiles),
     /// The API server, which made them.
-    Reviews(TokenReviews),
+    Reviews(Box<TokenReviews>),
 }
 
 /// Why a caller isn't let in. It hears no more than that.

@@ -1,6 +1,6 @@
 //! Wiring of the Kubernetes mode: the cluster's objects, its tokens, its Secret; webhooks; and the leader's work.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
@@ -12,12 +12,12 @@ use outrigger_kube::{
     lease::Leadership,
     unmeshed,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Admin, Pages},
-    args::Args,
+    args::{Args, ClusterArgs},
     authenticate::Authenticator,
     certificate::OwnCertificate,
     injector,
@@ -42,15 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let config = Arc::new(ArcSwap::from_pointee(config));
     let client = client().await?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-    let listeners = Listeners::bind(args.listen, args.admin).await?;
-    let (webhooks, health) =
-        (bind(of.webhook_listen, "--webhook-listen").await?, bind(of.health_listen, "--health-listen").await?);
-    serve::announce(&[
-        ("grpc", &listeners.grpc),
-        ("admin", &listeners.admin),
-        ("webhook", &webhooks),
-        ("health", &health),
-    ])?;
+    let (listeners, webhooks, health) = listen(args.listen, args.admin, &of).await?;
 
     let (snapshot_sender, snapshots) = watch::channel(Arc::default());
     let (problem_sender, problems) = watch::channel(Vec::new());
@@ -76,7 +68,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let acks = Arc::clone(&observed.acks);
     let certificate = OwnCertificate::new(Arc::clone(&authority))?;
     let reviews = TokenReviews::new(client.clone(), snapshots, args.trust_domain.clone());
-    let authenticator = Arc::new(Authenticator::Reviews(reviews));
+    let authenticator = Arc::new(Authenticator::Reviews(Box::new(reviews)));
     let shown = WebhookCertificate::new(Arc::clone(&certificate), of.webhook_cert_dir.clone())?;
     tokio::spawn(Arc::clone(&shown).keep_fresh());
     if let Some(file) = of.injector_config {
@@ -102,14 +94,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let (_roots_sender, roots) = watch::channel(Arc::<str>::from(authority.roots_pem()));
     let settings = Settings { trust_domain: args.trust_domain, roots: authority.roots() };
     let (_settings_sender, settings) = watch::channel(settings);
-    let source = {
-        let client = client.clone();
-        async move {
-            let ended = cluster::watch(client, settings, sinks, watches).await;
-            anyhow!("the cluster is no longer watched: {ended:?}")
-        }
-    };
-    let leading = tokio::spawn(leader::run(
+    let source = watch_cluster(client.clone(), settings, sinks, watches);
+    let work = lead(
         leader::Inputs { client, derived, roots, holdings: acks },
         leader::Config {
             pod_name: of.pod_name,
@@ -119,29 +105,64 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         },
         leader::Reports { leadership: leadership_sender, unmeshed: unmeshed_sender },
         stop.clone(),
-    ));
-    let work = {
-        let stop = stop.clone();
-        async move {
-            let ended = leading.await;
-            if stop.is_cancelled() {
-                std::future::pending::<()>().await;
-            }
-            anyhow!("the leader's work has ended: {ended:?}")
-        }
-    };
-    let linger = tokio::spawn({
-        let (stop, end) = (stop.clone(), end.clone());
-        async move {
-            stop.cancelled().await;
-            sleep(LINGER).await;
-            end.cancel();
-        }
-    });
+    );
+    let linger = tokio::spawn(linger(stop.clone(), end));
     let ended = serve::run(listeners, observed, certificate, authenticator, source, work, stop).await;
     linger.await.context("lingering")?;
     let (webhook, health) = (webhook.await, health.await);
     ended.and(webhook.context("webhooks")?).and(health.context("health"))
+}
+
+/// Proxies' and people's ports, webhooks, health.
+async fn listen(
+    grpc: SocketAddr,
+    admin: SocketAddr,
+    of: &ClusterArgs,
+) -> Result<(Listeners, TcpListener, TcpListener)> {
+    let listeners = Listeners::bind(grpc, admin).await?;
+    let webhooks = bind(of.webhook_listen, "--webhook-listen").await?;
+    let health = bind(of.health_listen, "--health-listen").await?;
+    serve::announce(&[
+        ("grpc", &listeners.grpc),
+        ("admin", &listeners.admin),
+        ("webhook", &webhooks),
+        ("health", &health),
+    ])?;
+    Ok((listeners, webhooks, health))
+}
+
+async fn watch_cluster(
+    client: Client,
+    settings: watch::Receiver<Settings>,
+    sinks: Sinks,
+    watches: WatchStatus,
+) -> anyhow::Error {
+    let ended = cluster::watch(client, settings, sinks, watches).await;
+    anyhow!("the cluster is no longer watched: {ended:?}")
+}
+
+/// Ends only if the leader's work does so by itself, which it never should.
+fn lead(
+    inputs: leader::Inputs,
+    config: leader::Config,
+    reports: leader::Reports,
+    stop: CancellationToken,
+) -> impl Future<Output = anyhow::Error> {
+    let work = tokio::spawn(leader::run(inputs, config, reports, stop.clone()));
+    async move {
+        let ended = work.await;
+        if stop.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+        anyhow!("the leader's work has ended: {ended:?}")
+    }
+}
+
+/// Ends what is served longest, a while after `stop`.
+async fn linger(stop: CancellationToken, end: CancellationToken) {
+    stop.cancelled().await;
+    sleep(LINGER).await;
+    end.cancel();
 }
 
 async fn client() -> Result<Client> {

@@ -61,11 +61,15 @@ pub(crate) enum ReviewError {
     Unavailable(String),
 }
 
+/// A verdict, and until when it is good.
+type Kept = (Instant, Result<Caller, ReviewError>);
+
 /// Asks the API server, and remembers.
 pub(crate) struct TokenReviews {
     api: Api<TokenReview>,
     turns: Semaphore,
-    kept: Mutex<HashMap<[u8; 32], (Instant, Result<Caller, ReviewError>)>>,
+    /// By the token's hash.
+    kept: Mutex<HashMap<[u8; 32], Kept>>,
     snapshots: watch::Receiver<Arc<MeshSnapshot>>,
     /// Until a snapshot says otherwise.
     trust_domain: String,

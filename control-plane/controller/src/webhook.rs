@@ -124,7 +124,7 @@ impl Webhook {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only POST");
         }
         if path == peers::PATH
-            && let Err(status) = self.from_replica(&request).await
+            && let Err(status) = self.admit_replica(&request).await
         {
             return text(status, "only for replicas of the controller");
         }
@@ -161,7 +161,7 @@ impl Webhook {
         Some(NamespaceView { name: name.to_owned(), labels: found.metadata.labels.unwrap_or_default() })
     }
 
-    async fn from_replica(&self, request: &Request<Incoming>) -> Result<(), StatusCode> {
+    async fn admit_replica(&self, request: &Request<Incoming>) -> Result<(), StatusCode> {
         let token = bearer(request.headers()).ok_or(StatusCode::UNAUTHORIZED)?;
         let crate::authenticate::Authenticator::Reviews(reviews) = &*self.reviews else {
             return Err(StatusCode::FORBIDDEN);
