@@ -69,6 +69,7 @@ fn face(base: &Base, authority: watch::Receiver<Option<Authority>>, settings: &S
     Face {
         admin: ports::GUARD_ADMIN,
         readiness: Box::new(move || view.readiness()),
+        alive: Box::new(|| Box::pin(std::future::ready(()))),
         tcp_probes: true,
         more: Box::new(move || [("guard".to_owned(), shown.dump())].into_iter().collect()),
     }

@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,10 +13,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use outrigger_config::{Bootstrap, ClientStatus};
 use outrigger_core::Store;
 use outrigger_dataplane::{
-    admin::{self, Admin, Extra, Readiness},
+    admin::{self, Admin, Alive, Extra, Readiness},
     listeners::bind_address,
     telemetry::Metrics,
     tls::MeshTls,
+    worker::Workers,
 };
 use outrigger_wire::names::ports;
 use serde_json::{Map, Value, json};
@@ -40,6 +41,8 @@ pub(crate) struct Base {
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) drain: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
+    /// Those whose loops must turn, once there are any.
+    workers: Arc<OnceLock<Workers>>,
 }
 
 /// A mode that has its last good state and does nothing yet.
@@ -55,6 +58,7 @@ pub(crate) struct Face {
     /// Where its admin interface is if nobody says otherwise.
     pub(crate) admin: u16,
     pub(crate) readiness: Readiness,
+    pub(crate) alive: Alive,
     /// Whether its health interface probes the pod's app.
     pub(crate) tcp_probes: bool,
     /// Entries of the dump that others don't have.
@@ -107,6 +111,7 @@ impl Start {
             ready: ready.subscribe(),
             drain: watch::Sender::new(false),
             stopped,
+            workers: Arc::default(),
         };
         Ok(Self { base, ready, bootstrap, asked })
     }
@@ -120,6 +125,7 @@ impl Start {
         let admin_parts = Arc::new(Admin {
             store: base.store.clone(),
             metrics: base.metrics.clone(),
+            alive: face.alive,
             readiness: face.readiness,
             drain: base.drain.clone(),
             extra: Box::new(move || {
@@ -153,13 +159,26 @@ impl Start {
 impl Base {
     /// A proxy that is ready once it has its certificate and configuration.
     pub(crate) fn face(&self) -> Face {
-        let (store, tls) = (self.store.clone(), self.tls.clone());
+        let (store, tls, workers) = (self.store.clone(), self.tls.clone(), self.workers.clone());
         Face {
             admin: ports::ADMIN,
             readiness: Box::new(move || missing(&store, &tls).map_or(Ok(()), Err)),
+            alive: Box::new(move || {
+                let workers = workers.get().cloned();
+                Box::pin(async move {
+                    if let Some(workers) = workers {
+                        workers.beat().await;
+                    }
+                })
+            }),
             tcp_probes: false,
             more: Box::new(Default::default),
         }
+    }
+
+    /// From now on it is alive only if these are.
+    pub(crate) fn lives_by(&self, workers: &Workers) {
+        let _ = self.workers.set(workers.clone());
     }
 
     /// Resolves once this process was told to end, by signal or by the admin interface.

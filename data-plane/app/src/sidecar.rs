@@ -35,6 +35,7 @@ pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
         .collect::<std::io::Result<Vec<_>>>()?;
     let workers = Workers::start(&engine, listeners, &accept.subscribe(), &base.drain.subscribe())?;
 
+    base.lives_by(&workers);
     let heartbeat = move || {
         let workers = workers.clone();
         async move { workers.beat().await }

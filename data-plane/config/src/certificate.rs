@@ -27,6 +27,8 @@ use crate::{
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// While there is none at all: the pod waits for it.
+const MAX_FIRST_BACKOFF: Duration = Duration::from_secs(3);
 /// One attempt, connecting aside.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Renewal moves by up to this share of half of the life, so that a fleet's renewals spread.
@@ -80,7 +82,8 @@ pub(crate) async fn run(bootstrap: Arc<Bootstrap>, store: Arc<Store>, status: Ar
             let jitter = rand::rng().random_range(-JITTER..=JITTER);
             sleep_until(renewal(&svid, jitter)).await;
         }
-        let svid = obtain(&bootstrap, &status).await;
+        let max = if store.svid().is_some() { MAX_BACKOFF } else { MAX_FIRST_BACKOFF };
+        let svid = obtain(&bootstrap, &status, Backoff::new(FIRST_BACKOFF, max)).await;
         tracing::info!(identity = %svid.id, "certificate is issued");
         save(&bootstrap, &svid);
         status.certificate(|certificate| {
@@ -111,8 +114,7 @@ pub(crate) fn restored(bootstrap: &Bootstrap) -> Option<Svid> {
 }
 
 /// Tries until it succeeds.
-async fn obtain(bootstrap: &Bootstrap, status: &ClientStatus) -> Svid {
-    let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
+async fn obtain(bootstrap: &Bootstrap, status: &ClientStatus, mut backoff: Backoff) -> Svid {
     loop {
         match issue(bootstrap).await {
             Ok(svid) => return svid,

@@ -6,7 +6,10 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject};
 use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 use tonic::{
     metadata::MetadataValue,
@@ -16,6 +19,8 @@ use tonic::{
 use crate::Bootstrap;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// One of several addresses; a Service of two families has one that may lead nowhere.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// A silent controller is noticed after these two.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,9 +78,10 @@ async fn dial(address: &str, mark: Option<u32>) -> io::Result<TcpStream> {
         if let Some(mark) = mark {
             SockRef::from(&socket).set_mark(mark)?;
         }
-        match socket.connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+        match timeout(ADDRESS_TIMEOUT, socket.connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last)

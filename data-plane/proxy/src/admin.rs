@@ -3,9 +3,10 @@
 //!
 //! Never shows a key or a token, and never answers a browser that was lured here.
 
-use std::{future::ready, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use outrigger_core::Store;
@@ -23,6 +24,7 @@ pub use health::serve_health;
 pub struct Admin {
     pub store: Arc<Store>,
     pub metrics: Arc<Metrics>,
+    pub alive: Alive,
     pub readiness: Readiness,
     /// `true` once draining was asked for.
     pub drain: watch::Sender<bool>,
@@ -30,6 +32,9 @@ pub struct Admin {
     pub extra: Extra,
     pub set_level: SetLevel,
 }
+
+/// Resolves once everything that must turn has turned.
+pub type Alive = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Whether this proxy may be sent traffic; if not, what it waits for.
 pub type Readiness = Box<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
@@ -40,15 +45,22 @@ pub type Extra = Box<dyn Fn() -> serde_json::Map<String, serde_json::Value> + Se
 /// Sets the log filter, or says what is wrong with it.
 pub type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
+/// How long a proxy that is alive may take to show it; the kubelet waits for a second.
+const ALIVE_WITHIN: Duration = Duration::from_millis(700);
+
 /// Answers on `listener` until the task is dropped.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
-    server::serve(listener, move |request, _| ready(admin.answer(&request))).await;
+    server::serve(listener, move |request, _| {
+        let admin = admin.clone();
+        async move { admin.answer(&request).await }
+    })
+    .await;
 }
 
 // === impl Admin ===
 
 impl Admin {
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if !names_loopback(request) {
             return text(StatusCode::MISDIRECTED_REQUEST, "the Host header must name this machine\n");
         }
@@ -59,7 +71,7 @@ impl Admin {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         let write = matches!(*request.method(), Method::PUT | Method::POST);
         let path = request.uri().path();
-        if read && let Some(page) = self.page(path) {
+        if read && let Some(page) = self.page(path).await {
             return page;
         }
         match path {
@@ -76,12 +88,19 @@ impl Admin {
     }
 
     /// What anyone may see.
-    fn page(&self, path: &str) -> Option<Response<Full<Bytes>>> {
+    async fn page(&self, path: &str) -> Option<Response<Full<Bytes>>> {
         match path {
-            "/healthz" => Some(text(StatusCode::OK, "ok\n")),
+            "/healthz" => Some(self.health().await),
             "/readyz" => Some(self.ready()),
             "/metrics" => Some(body(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.encode())),
             _ => None,
+        }
+    }
+
+    async fn health(&self) -> Response<Full<Bytes>> {
+        match tokio::time::timeout(ALIVE_WITHIN, (self.alive)()).await {
+            Ok(()) => text(StatusCode::OK, "ok\n"),
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "a worker hangs\n"),
         }
     }
 

@@ -44,7 +44,7 @@ async fn answer<B>(
         return method_not_allowed("GET, HEAD");
     }
     let path = request.uri().path();
-    if let Some(page) = admin.page(path) {
+    if let Some(page) = admin.page(path).await {
         return page;
     }
     match (slots, path.strip_prefix(TCP_PROBE).map(str::parse)) {

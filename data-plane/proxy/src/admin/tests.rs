@@ -25,6 +25,7 @@ struct Running {
     health: std::net::SocketAddr,
     admin: Arc<Admin>,
     ready: Arc<AtomicBool>,
+    hangs: Arc<AtomicBool>,
     levels: Arc<Mutex<Vec<String>>>,
 }
 
@@ -41,9 +42,18 @@ async fn running() -> Running {
     let set = levels.clone();
     let ready = Arc::new(AtomicBool::new(false));
     let flag = ready.clone();
+    let hangs = Arc::new(AtomicBool::new(false));
+    let hung = hangs.clone();
     let admin = Arc::new(Admin {
         store,
         metrics: Metrics::new(),
+        alive: Box::new(move || {
+            if hung.load(Ordering::Relaxed) {
+                Box::pin(std::future::pending())
+            } else {
+                Box::pin(std::future::ready(()))
+            }
+        }),
         readiness: Box::new(move || flag.load(Ordering::Relaxed).then_some(()).ok_or("no certificate")),
         drain: watch::Sender::new(false),
         extra: Box::new(|| [("mode".to_owned(), "guard".into())].into_iter().collect()),
@@ -57,7 +67,7 @@ async fn running() -> Running {
     let (address, health) = (listener.local_addr().unwrap(), open.local_addr().unwrap());
     tokio::spawn(serve(listener, admin.clone()));
     tokio::spawn(serve_health(open, admin.clone(), true));
-    Running { address, health, admin, ready, levels }
+    Running { address, health, admin, ready, hangs, levels }
 }
 
 impl Running {
@@ -132,6 +142,8 @@ async fn others_read_health_and_nothing_else() {
     running.admin.drain.send_replace(true);
     assert_eq!(running.health("GET", "/readyz").await, 503);
     assert_eq!(running.health("GET", "/healthz").await, 200);
+    running.hangs.store(true, Ordering::Relaxed);
+    assert_eq!(running.health("GET", "/healthz").await, 503);
 }
 
 #[tokio::test]

@@ -139,7 +139,7 @@ fn readiness(authority: Option<Authority>, known: Known<'_>) -> Result<(), &'sta
 
 fn state(authority: Option<Authority>, own: Option<&Inbound>, usable: bool) -> &'static str {
     match (authority, own.map(|own| own.fallback.on_sidecar_failure)) {
-        (None, _) => "starting",
+        (None, _) | (Some(Authority::Guard(Cause::Absent)), None) => "starting",
         (Some(Authority::Sidecar), _) => "standby",
         (_, Some(OnSidecarFailure::Closed)) => "closed",
         (_, Some(OnSidecarFailure::Direct)) => "direct",
@@ -204,6 +204,7 @@ mod tests {
         let died = Some(Authority::Guard(Cause::Died));
         for (authority, own, usable, expected) in [
             (None, None, false, "starting"),
+            (Some(Authority::Guard(Cause::Absent)), None, false, "starting"),
             (Some(Authority::Sidecar), None, false, "standby"),
             (died, own(OnSidecarFailure::Fallback), true, "carrying"),
             (died, own(OnSidecarFailure::Fallback), false, "stuck"),
