@@ -37,9 +37,12 @@ func runConformance(args []string) error {
 	if err := gatewayAPI([]string{"--dir", at}); err != nil {
 		return err
 	}
-	name := *mode
+	name, result := *mode, "conformance"
+	if *mode == "none" {
+		result = "control"
+	}
 	if *down {
-		name += "-sidecars-down"
+		name, result = name+"-sidecars-down", "sidecarsdown"
 	}
 	words := []string{
 		program, "-test.run=^TestMesh$", "-test.v=test2json", "-test.timeout=30m",
@@ -61,7 +64,7 @@ func runConformance(args []string) error {
 		return err
 	}
 	rows, verdict := results.Judge(*mode != "none")
-	fmt.Println(conformance.Count(*mode != "none", rows))
+	fmt.Println(conformance.Count(result, rows))
 	if *reports != "" {
 		table := conformance.Table("Gateway API v1.6.3 mesh conformance: "+name, rows)
 		if err := os.WriteFile(filepath.Join(*reports, name+".md"), []byte(table), 0o644); err != nil {
@@ -98,12 +101,21 @@ func follow(c *cluster.Cluster, name string, words []string, down bool) (conform
 	}()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	var held chan cluster.Held
+	before := 0
 	ready := func() {
 		if down {
-			go c.HoldDown(ctx, say, conformance.Namespaces...)
+			before, err = c.Carried()
+			held = make(chan cluster.Held, 1)
+			go func() { held <- c.HoldDown(ctx, conformance.Namespaces...) }()
 		}
 	}
-	results, err := conformance.Read(output, log, ready, say)
+	results, readError := conformance.Read(output, log, ready, say)
+	err = errors.Join(err, readError)
+	if held != nil && err == nil {
+		cancel()
+		err = wereDown(c, <-held, before)
+	}
 	if err == nil && len(results) == 0 {
 		err = errors.New("the suite did not get as far as its first test")
 	}
@@ -111,4 +123,18 @@ func follow(c *cluster.Cluster, name string, words []string, down bool) (conform
 		err = fmt.Errorf("%w (log: %s)", err, log.Name())
 	}
 	return results, log.Name(), err
+}
+
+// wereDown is the proof that the suite spoke to shared proxies: a sidecar that lived would pass its tests as well.
+func wereDown(c *cluster.Cluster, held cluster.Held, before int) error {
+	after, err := c.Carried()
+	if err != nil {
+		return err
+	}
+	say("%d sidecars killed %d times; shared proxies carried %d requests", held.Pods, held.Kills, after-before)
+	// Every test asks for so many successes in a row.
+	if least := 20 * len(conformance.Suite); after-before < least {
+		return fmt.Errorf("shared proxies carried %d requests, fewer than %d: the sidecars were not down", after-before, least)
+	}
+	return nil
 }

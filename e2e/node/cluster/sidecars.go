@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,24 +20,61 @@ func (c *Cluster) Forget(namespaces ...string) error {
 	return err
 }
 
+// Held is what HoldDown did.
+type Held struct {
+	// Pods had a sidecar that was killed at least once; Kills are all deaths.
+	Pods, Kills int
+}
+
 // HoldDown kills every sidecar of the namespaces' pods as soon as it lives, until the context ends: the kubelet starts it
 // again, later and later. The guards and the shared proxies are left alone.
-func (c *Cluster) HoldDown(ctx context.Context, say func(string, ...any), namespaces ...string) {
-	killed := 0
+func (c *Cluster) HoldDown(ctx context.Context, namespaces ...string) Held {
+	held, hit := Held{}, map[string]bool{}
 	var pods []string
 	for beat := 0; ctx.Err() == nil; beat++ {
 		// Pods come and go seldom.
 		if beat%50 == 0 {
 			pods = c.podIDs(namespaces)
 		}
-		for _, pid := range sidecars(pods) {
+		for pid, pod := range sidecars(pods) {
 			if syscall.Kill(pid, syscall.SIGKILL) == nil {
-				killed++
+				held.Kills++
+				hit[pod] = true
 			}
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	say("sidecars killed: %d", killed)
+	held.Pods = len(hit)
+	return held
+}
+
+// Carried counts the requests that the shared proxies have forwarded so far, by their own metrics.
+func (c *Cluster) Carried() (int, error) {
+	const namespace = "outrigger-system"
+	names, err := c.kubectl("", "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/component=shared-proxy",
+		"-o", "jsonpath={.items[*].metadata.name}")
+	if err != nil {
+		return 0, err
+	}
+	total := 0
+	for _, name := range strings.Fields(names) {
+		text, err := c.kubectl("", "get", "--raw", "/api/v1/namespaces/"+namespace+"/pods/"+name+":15022/proxy/metrics")
+		if err != nil {
+			return 0, err
+		}
+		for _, line := range strings.Split(text, "\n") {
+			words := strings.Fields(line)
+			if len(words) < 2 || !strings.HasPrefix(line, "outrigger_http_requests_total") {
+				continue
+			}
+			count, err := strconv.Atoi(words[len(words)-1])
+			if err != nil {
+				return 0, fmt.Errorf("metrics of %s: %w", name, err)
+			}
+			total += count
+		}
+	}
+	return total, nil
 }
 
 // podIDs are the pods' unique numbers, which are part of their cgroups' names.
@@ -51,9 +89,10 @@ func (c *Cluster) podIDs(namespaces []string) []string {
 	return ids
 }
 
-// sidecars are the processes of those pods that are sidecar proxies. This machine sees the nodes' processes.
-func sidecars(pods []string) []int {
-	var found []int
+// sidecars are the processes of those pods that are sidecar proxies, with their pods. This machine sees the nodes'
+// processes.
+func sidecars(pods []string) map[int]string {
+	found := map[int]string{}
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, process := range processes {
 		line, err := os.ReadFile(filepath.Join(process, "cmdline"))
@@ -68,11 +107,9 @@ func sidecars(pods []string) []int {
 		if err != nil {
 			continue
 		}
-		if !slices.ContainsFunc(pods, func(id string) bool { return strings.Contains(string(cgroup), id) }) {
-			continue
-		}
-		if pid, err := strconv.Atoi(filepath.Base(process)); err == nil {
-			found = append(found, pid)
+		pod := slices.IndexFunc(pods, func(id string) bool { return strings.Contains(string(cgroup), id) })
+		if pid, err := strconv.Atoi(filepath.Base(process)); pod >= 0 && err == nil {
+			found[pid] = pods[pod]
 		}
 	}
 	return found

@@ -73,12 +73,9 @@ func (r Results) Judge(mesh bool) ([]Row, error) {
 	return rows, fmt.Errorf("%d of %d tests did not do what they must:\n  %s", len(wrong), len(rows), strings.Join(wrong, "\n  "))
 }
 
-// Count is the line that `./dev test` adds up: who did what it must has passed, and who was skipped or didn't run has failed.
-func Count(mesh bool, rows []Row) string {
-	name, passed := "conformance", 0
-	if !mesh {
-		name = "control"
-	}
+// Count is the line that `./dev test` adds up, under the run's name: who did what it must has passed, and who was skipped or didn't run has failed.
+func Count(name string, rows []Row) string {
+	passed := 0
 	for _, row := range rows {
 		if row.Found == row.Wanted {
 			passed++

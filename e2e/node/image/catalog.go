@@ -20,6 +20,9 @@ const gatewayAPI = "registry.k8s.io/gateway-api/"
 // EchoAdvanced is the suite's echo server and client for meshes: Istio's test application.
 const EchoAdvanced = gatewayAPI + "echo-advanced:v1.5.1"
 
+// Podinfo is the app that has to survive everything: github.com/stefanprodan/podinfo, a front and a backend, HTTP and gRPC.
+const Podinfo = "podinfo:e2e"
+
 // Programs gives the folder of a built program by its name.
 type Programs func(name string) (string, error)
 
@@ -30,7 +33,7 @@ func Catalog(programs Programs) ([]*Image, error) {
 		return nil, err
 	}
 	folders := map[string]string{}
-	for _, name := range []string{"pause", "coredns", "echo", "echo-basic"} {
+	for _, name := range []string{"pause", "coredns", "echo", "echo-basic", "podinfo"} {
 		folder, err := programs(name)
 		if err != nil {
 			return nil, err
@@ -67,6 +70,13 @@ func Catalog(programs Programs) ([]*Image, error) {
 			Files:      map[string]string{"/echo-basic": filepath.Join(folders["echo-basic"], "echo-basic")},
 			User:       "65532:65532",
 			Entrypoint: []string{"/echo-basic"},
+		},
+		{
+			Names:      []string{Podinfo},
+			Files:      map[string]string{"/podinfo": filepath.Join(folders["podinfo"], "podinfo")},
+			Folders:    []string{"/data", "/tmp"},
+			User:       "1338:1338",
+			Entrypoint: []string{"/podinfo"},
 		},
 	}, nil
 }

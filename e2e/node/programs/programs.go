@@ -33,6 +33,7 @@ var All = []Program{
 		"istio.io/istio/pkg/test/echo/cmd/client",
 		"istio.io/istio/pkg/test/echo/cmd/server",
 	}},
+	{Name: "podinfo", Module: "node/tools/podinfo", Packages: []string{"github.com/stefanprodan/podinfo/cmd/podinfo"}},
 	{Name: "helm", Module: "node/tools/helm", Packages: []string{"helm.sh/helm/v3/cmd/helm"}, Set: helmVersion()},
 	{Name: "echo-basic", Module: "conformance", Packages: []string{"sigs.k8s.io/gateway-api/conformance/echo-basic"}},
 	{Name: "conformance", Module: "conformance", Packages: []string{"."}, Test: true},
