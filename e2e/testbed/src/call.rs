@@ -9,8 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -34,7 +34,8 @@ pub const NONCE: &str = "x-nonce";
 /// Which version of an app answered.
 pub const VERSION: &str = "x-version";
 
-/// `http://ADDRESS:PORT/PATH`, `grpc://ADDRESS:PORT` or `store://ADDRESS:PORT`.
+/// `http://ADDRESS:PORT/PATH`, `grpc://ADDRESS:PORT` or `store://ADDRESS:PORT`, of our own apps; `echo://ADDRESS:PORT/PATH`
+/// or `grpc-echo://ADDRESS:PORT`, of podinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub kind: Kind,
@@ -49,6 +50,10 @@ pub enum Kind {
     Grpc,
     /// The TCP store, whose server speaks first.
     Store,
+    /// A POST whose body comes back.
+    Echo,
+    /// podinfo's gRPC method of the same.
+    GrpcEcho,
 }
 
 /// A connection on which calls follow one another.
@@ -61,7 +66,7 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum Stream {
-    Http(http1::SendRequest<Empty<Bytes>>),
+    Http(http1::SendRequest<Full<Bytes>>),
     Grpc(http2::SendRequest<tonic::body::Body>),
     Store(Box<BufStream<TcpStream>>),
 }
@@ -80,7 +85,9 @@ impl FromStr for Target {
             "http" => Kind::Http,
             "grpc" => Kind::Grpc,
             "store" => Kind::Store,
-            other => return Err(format!("unknown kind {other}: http, grpc or store")),
+            "echo" => Kind::Echo,
+            "grpc-echo" => Kind::GrpcEcho,
+            other => return Err(format!("unknown kind {other}: http, grpc, store, echo or grpc-echo")),
         };
         let (address, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let address = address.parse().map_err(|error| format!("{address}: {error}"))?;
@@ -95,6 +102,8 @@ impl fmt::Display for Target {
             Kind::Http => "http",
             Kind::Grpc => "grpc",
             Kind::Store => "store",
+            Kind::Echo => "echo",
+            Kind::GrpcEcho => "grpc-echo",
         };
         write!(f, "{kind}://{}{}", self.address, self.path)
     }
@@ -109,12 +118,12 @@ impl Connection {
         let opened = now_us();
         tcp.set_nodelay(true).map_err(|error| outcome(&error))?;
         let stream = match target.kind {
-            Kind::Http => {
+            Kind::Http | Kind::Echo => {
                 let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(|_| Outcome::Reset)?;
                 tokio::spawn(connection);
                 Stream::Http(sender)
             }
-            Kind::Grpc => {
+            Kind::Grpc | Kind::GrpcEcho => {
                 let io = TokioIo::new(tcp);
                 let (sender, connection) =
                     http2::handshake(TokioExecutor::new(), io).await.map_err(|_| Outcome::Reset)?;
@@ -138,8 +147,16 @@ impl Connection {
     /// One call, to its last byte.
     pub async fn call(&mut self, target: &Target, nonce: u64, headers: &HeaderMap) -> Answer {
         match &mut self.stream {
-            Stream::Http(sender) => get(sender, target, nonce, headers).await,
-            Stream::Grpc(sender) => cart(sender.clone(), target, nonce, headers).await,
+            Stream::Http(sender) => http(sender, target, nonce, headers).await,
+            Stream::Grpc(sender) if target.kind == Kind::GrpcEcho => {
+                let sent = Echoed { body: nonce.to_string() };
+                let reply: Echoed = unary(sender.clone(), target, ECHO_METHOD, sent.clone(), headers).await?;
+                if reply == sent { Ok(String::new()) } else { Err(Outcome::Wrong) }
+            }
+            Stream::Grpc(sender) => {
+                let reply: CartReply = unary(sender.clone(), target, METHOD, CartRequest { nonce }, headers).await?;
+                if reply.nonce == nonce { Ok(reply.version) } else { Err(Outcome::Wrong) }
+            }
             Stream::Store(stream) => store(stream, nonce).await.map_err(|error| outcome(&error)),
         }
     }
@@ -150,13 +167,17 @@ pub async fn once(target: &Target, nonce: u64, headers: &HeaderMap) -> Answer {
     Connection::open(target).await?.call(target, nonce, headers).await
 }
 
-async fn get(
-    sender: &mut http1::SendRequest<Empty<Bytes>>,
+async fn http(
+    sender: &mut http1::SendRequest<Full<Bytes>>,
     target: &Target,
     nonce: u64,
     headers: &HeaderMap,
 ) -> Answer {
-    let mut request = Request::new(Empty::new());
+    let mut request = Request::new(Full::default());
+    if target.kind == Kind::Echo {
+        *request.method_mut() = Method::POST;
+        *request.body_mut() = nonce.to_string().into();
+    }
     *request.uri_mut() = target.path.parse().map_err(|_| Outcome::Wrong)?;
     *request.headers_mut() = headers.clone();
     let host = target.address.to_string().parse().map_err(|_| Outcome::Wrong)?;
@@ -165,12 +186,11 @@ async fn get(
     // After the answer before, the connection's task may not have come round to saying that it's free.
     sender.ready().await.map_err(|_| Outcome::Reset)?;
     let response = sender.send_request(request).await.map_err(|_| Outcome::Reset)?;
-    judge(response, nonce).await
-}
-
-async fn judge(response: Response<Incoming>, nonce: u64) -> Answer {
     let (head, body) = response.into_parts();
-    body.collect().await.map_err(|_| Outcome::Reset)?;
+    let body = body.collect().await.map_err(|_| Outcome::Reset)?.to_bytes();
+    if target.kind == Kind::Echo {
+        return echoed(head.status, &body, nonce);
+    }
     if head.status != StatusCode::OK {
         return Err(Outcome::Status(head.status.as_u16()));
     }
@@ -179,6 +199,29 @@ async fn judge(response: Response<Incoming>, nonce: u64) -> Answer {
         return Err(Outcome::Wrong);
     }
     Ok(text(VERSION).to_owned())
+}
+
+/// podinfo answers 202 with the body, or 200 with a list of its backends' answers. Of a backend that failed it says so in
+/// words, with 200 all the same.
+fn echoed(status: StatusCode, body: &[u8], nonce: u64) -> Answer {
+    let body = String::from_utf8_lossy(body);
+    match status {
+        StatusCode::OK | StatusCode::ACCEPTED if body.contains("backend ") => Err(Outcome::Status(502)),
+        StatusCode::OK | StatusCode::ACCEPTED => {
+            let answer = body.trim_matches(|c: char| !c.is_ascii_digit());
+            if answer == nonce.to_string() { Ok(String::new()) } else { Err(Outcome::Wrong) }
+        }
+        other => Err(Outcome::Status(other.as_u16())),
+    }
+}
+
+/// podinfo's gRPC echo.
+const ECHO_METHOD: &str = "/echo.EchoService/Echo";
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Echoed {
+    #[prost(string, tag = "1")]
+    body: String,
 }
 
 /// What tonic's client needs to speak over a connection of ours.
@@ -199,23 +242,25 @@ impl Service<Request<tonic::body::Body>> for OneConnection {
     }
 }
 
-async fn cart(
+async fn unary<Q, R>(
     sender: http2::SendRequest<tonic::body::Body>,
     target: &Target,
-    nonce: u64,
+    method: &'static str,
+    message: Q,
     headers: &HeaderMap,
-) -> Answer {
+) -> Result<R, Outcome>
+where
+    Q: prost::Message + 'static,
+    R: prost::Message + Default + 'static,
+{
     let origin = format!("http://{}", target.address).parse().map_err(|_| Outcome::Wrong)?;
     let mut client = tonic::client::Grpc::with_origin(OneConnection(sender), origin);
     client.ready().await.map_err(|_| Outcome::Reset)?;
-    let message = CartRequest { nonce };
     let mut request = tonic::Request::new(message);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers.clone());
-    let path = http::uri::PathAndQuery::from_static(METHOD);
-    let codec = tonic_prost::ProstCodec::<CartRequest, CartReply>::default();
-    match client.unary(request, path, codec).await {
-        Ok(reply) if reply.get_ref().nonce == nonce => Ok(reply.into_inner().version),
-        Ok(_) => Err(Outcome::Wrong),
+    let path = http::uri::PathAndQuery::from_static(method);
+    match client.unary(request, path, tonic_prost::ProstCodec::<Q, R>::default()).await {
+        Ok(reply) => Ok(reply.into_inner()),
         // A status that tonic made of a broken connection carries its source.
         Err(status) if std::error::Error::source(&status).is_some() => Err(Outcome::Reset),
         Err(status) => Err(Outcome::Grpc(u16::try_from(i32::from(status.code())).unwrap_or(u16::MAX))),
@@ -268,10 +313,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn podinfos_answers() {
+        for (status, body, want) in [
+            (202, "17", Ok(String::new())),
+            (200, "[\n  \"17\"\n]", Ok(String::new())),
+            (200, "[\n  \"18\"\n]", Err(Outcome::Wrong)),
+            (200, "[\"backend http://b:9898/echo response status code 503\"]", Err(Outcome::Status(502))),
+            (503, "17", Err(Outcome::Status(503))),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(echoed(status, body.as_bytes(), 17), want, "{status} {body}");
+        }
+    }
+
+    #[test]
     fn targets() {
-        for text in
-            ["http://10.96.0.1:80/shop?x=1", "http://[fd77::1]:80/", "grpc://10.96.0.1:80/", "store://1.2.3.4:5/"]
-        {
+        for text in [
+            "http://10.96.0.1:80/shop?x=1",
+            "http://[fd77::1]:80/",
+            "grpc://10.96.0.1:80/",
+            "store://1.2.3.4:5/",
+            "echo://1.2.3.4:5/echo",
+            "grpc-echo://1.2.3.4:5/",
+        ] {
             assert_eq!(text.parse::<Target>().map(|target| target.to_string()).as_deref(), Ok(text));
         }
         for text in ["10.96.0.1:80", "ftp://10.96.0.1:80", "http://shop/", "http://10.96.0.1"] {

@@ -7,8 +7,10 @@ mod control_plane;
 mod failure;
 mod install;
 mod objects;
+mod podinfo;
 mod policy;
 mod shop;
+mod survival;
 mod terminal;
 mod upgrade;
 
@@ -20,6 +22,7 @@ pub(crate) fn all() -> Vec<Case> {
         policy::CASES,
         terminal::CASES,
         failure::CASES,
+        survival::CASES,
         control_plane::CASES,
         upgrade::CASES,
         install::LAST,

@@ -145,6 +145,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until there are so many pods with a label, those that are ending counted.
+    pub(crate) fn until_pods(&self, namespace: &str, selector: &str, count: usize) -> Result<()> {
+        until(Duration::from_secs(90), || {
+            let names = self.kubectl(&["get", "pods", "-n", namespace, "-l", selector, "-o", "name"])?;
+            ensure!(names.lines().count() == count, "{} pods of {selector}", names.lines().count());
+            Ok(())
+        })
+    }
+
     pub(crate) fn exec(&self, namespace: &str, pod: &str, container: &str, args: &[&str]) -> Result<String> {
         let mut all = vec!["exec", "-n", namespace, pod, "-c", container, "--"];
         all.extend(args);
@@ -188,6 +197,11 @@ impl Cluster {
     /// Stops or starts a process of the control plane.
     pub(crate) fn process_of_control(&self, verb: &str, name: &str) -> Result<()> {
         self.harness(&["process", verb, "control", name])
+    }
+
+    /// Ends a node as a power cut would, or starts it again.
+    pub(crate) fn node(&self, verb: &str, name: &str) -> Result<()> {
+        self.harness(&["node", verb, name])
     }
 
     /// The Gateway API's standard CRDs.

@@ -18,7 +18,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Restarts of a container, by the pod's status.
-fn restarts(pod: &Value, container: &str) -> u64 {
+pub(super) fn restarts(pod: &Value, container: &str) -> u64 {
     let statuses = pod["status"]["initContainerStatuses"].as_array();
     let found = statuses.and_then(|all| all.iter().find(|status| status["name"] == container));
     found.and_then(|status| status["restartCount"].as_u64()).unwrap_or_default()

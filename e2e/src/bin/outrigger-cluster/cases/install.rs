@@ -61,7 +61,7 @@ fn traces(cluster: &Cluster) -> Result<Vec<String>> {
 
 fn uninstall(cluster: &Cluster) -> Result<()> {
     // The apps go first, as an owner would take them out of the mesh.
-    for namespace in ["shop", "guests", "strict-shop"] {
+    for namespace in ["podinfo", "shop", "guests", "strict-shop"] {
         cluster.kubectl(&["delete", "namespace", namespace, "--ignore-not-found", "--wait=true", "--timeout=90s"])?;
     }
     let removed = cluster.outrigger(&["uninstall"])?;

@@ -1,0 +1,219 @@
+//! podinfo under steady load, while everything around it changes or dies: no call may fail.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::Pid;
+use outrigger_testbed::{Kill, now_us};
+use serde_json::Value;
+
+use super::{
+    case,
+    failure::restarts,
+    install::SYSTEM,
+    podinfo::{self, NAMESPACE, Steady},
+};
+use crate::{
+    Case,
+    cluster::{Cluster, text, until},
+};
+
+pub(super) const CASES: &[Case] = &[
+    case("podinfo: its apps are restarted, one pod after the other", restarted),
+    case("podinfo: scaled from 1 to 5 and back", scaled),
+    case("podinfo: all controllers are restarted", controllers),
+    on_nodes("podinfo: a sidecar runs out of memory", out_of_memory),
+    on_nodes("podinfo: sidecars crash-loop for two minutes, and the shared proxies drain meanwhile", crash_loop),
+    on_nodes("podinfo: a whole node is lost", node_lost),
+];
+
+const SIDECAR: &str = "outrigger-sidecar";
+
+const fn on_nodes(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Case {
+    Case { name, needs_nodes: true, run }
+}
+
+fn restart(cluster: &Cluster, namespace: &str, deployment: &str) -> Result<()> {
+    let deployment = format!("deployment/{deployment}");
+    cluster.kubectl(&["rollout", "restart", "-n", namespace, &deployment])?;
+    cluster.rolled_out(namespace, &deployment)
+}
+
+fn restarted(cluster: &Cluster) -> Result<()> {
+    podinfo::open(cluster)?;
+    let steady = Steady::start(cluster)?;
+    for deployment in ["backend", "frontend"] {
+        restart(cluster, NAMESPACE, deployment)?;
+    }
+    steady.goes_on(200)?;
+    steady.finish(&[])
+}
+
+fn scaled(cluster: &Cluster) -> Result<()> {
+    podinfo::open(cluster)?;
+    let scale = |replicas: usize| -> Result<()> {
+        cluster.kubectl(&["scale", "-n", NAMESPACE, "deployment/backend", &format!("--replicas={replicas}")])?;
+        podinfo::rolled_out(cluster, "backend")?;
+        // Those that end do so under load.
+        cluster.until_pods(NAMESPACE, "app=backend", replicas)
+    };
+    scale(1)?;
+    let steady = Steady::start(cluster)?;
+    for replicas in [5, 1] {
+        scale(replicas)?;
+        steady.goes_on(100)?;
+    }
+    steady.finish(&[])?;
+    scale(2)
+}
+
+/// In turn, as an upgrade does it; then all at once.
+fn controllers(cluster: &Cluster) -> Result<()> {
+    podinfo::open(cluster)?;
+    let steady = Steady::start(cluster)?;
+    restart(cluster, SYSTEM, "outrigger-controller")?;
+    let selector = "app.kubernetes.io/component=controller";
+    cluster.kubectl(&["delete", "pods", "-n", SYSTEM, "-l", selector, "--grace-period=0", "--force"])?;
+    steady.goes_on(200)?;
+    cluster.rolled_out(SYSTEM, "deployment/outrigger-controller")?;
+    // Its first words may not disturb anybody either.
+    restart(cluster, NAMESPACE, "backend")?;
+    steady.goes_on(100)?;
+    steady.finish(&[])
+}
+
+/// Something in the sidecar's own memory cgroup takes all that the limit allows; the kernel ends the sidecar.
+fn out_of_memory(cluster: &Cluster) -> Result<()> {
+    podinfo::open(cluster)?;
+    let mut kills = Vec::new();
+    let steady = Steady::start(cluster)?;
+    for pod in [podinfo::caller(cluster)?, cluster.pod(NAMESPACE, "app=backend")?] {
+        let sidecar = cluster.process(NAMESPACE, &pod, SIDECAR)?;
+        let before = restarts(&cluster.get("pod", NAMESPACE, &pod)?, SIDECAR);
+        kills.push(exhaust(sidecar)?);
+        steady.goes_on(100)?;
+        until(Duration::from_secs(60), || {
+            let pod = cluster.get("pod", NAMESPACE, &pod)?;
+            let status = status(&pod, SIDECAR);
+            let reason = text(&status["lastState"]["terminated"]["reason"]);
+            ensure!(restarts(&pod, SIDECAR) > before, "it wasn't restarted");
+            ensure!(reason == "OOMKilled", "Kubernetes says that it ended by {reason:?}");
+            Ok(())
+        })?;
+    }
+    steady.goes_on(100)?;
+    steady.finish(&kills)
+}
+
+fn status(pod: &Value, container: &str) -> Value {
+    let statuses = pod["status"]["initContainerStatuses"].as_array();
+    statuses.and_then(|all| all.iter().find(|status| status["name"] == container).cloned()).unwrap_or_default()
+}
+
+/// Lets the kernel run out of the memory that a process's container may have, and choose that process.
+fn exhaust(process: Pid) -> Result<Kill> {
+    let proc = Path::new("/proc").join(process.to_string());
+    let members = memory_cgroup(&proc)?.join("cgroup.procs");
+    fs::write(proc.join("oom_score_adj"), "1000").context("oom_score_adj")?;
+    let sent = now_us();
+    let mut eater = Command::new("sh")
+        .args(["-c", "echo $$ > \"$0\" && exec tail /dev/zero"])
+        .arg(&members)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("sh")?;
+    let gone = until(Duration::from_secs(30), || {
+        ensure!(!proc.exists(), "it lives");
+        Ok(())
+    });
+    let gone_at = now_us();
+    // The kernel has ended it, too, or will.
+    let _ = eater.kill();
+    let _ = eater.wait();
+    gone.map(|()| Kill { sent, gone: gone_at })
+}
+
+/// The folder of a process's memory cgroup, of version 1 or 2.
+fn memory_cgroup(proc: &Path) -> Result<PathBuf> {
+    let groups = fs::read_to_string(proc.join("cgroup")).context("the process's cgroups")?;
+    let path = |line: &str| line.splitn(3, ':').nth(2).map(|path| path.trim_start_matches('/').to_owned());
+    let first = groups.lines().find(|line| line.split(':').nth(1).is_some_and(|names| names == "memory"));
+    let (root, line) = match first {
+        Some(line) => ("/sys/fs/cgroup/memory", line),
+        None => ("/sys/fs/cgroup", groups.lines().find(|line| line.starts_with("0::")).context("no memory cgroup")?),
+    };
+    Ok(Path::new(root).join(path(line).context("a cgroup without a path")?))
+}
+
+fn crash_loop(cluster: &Cluster) -> Result<()> {
+    podinfo::open(cluster)?;
+    let victims = [podinfo::caller(cluster)?, cluster.pod(NAMESPACE, "app=backend")?];
+    let steady = Steady::start(cluster)?;
+    let mut kills: Vec<Kill> = Vec::new();
+    let (start, mut drained) = (Instant::now(), false);
+    while start.elapsed() < Duration::from_secs(120) {
+        for pod in &victims {
+            // Away for longer and longer: Kubernetes waits before it tries again.
+            let Ok(_) = cluster.process(NAMESPACE, pod, SIDECAR) else { continue };
+            // Every other one may take its traffic back first.
+            if kills.len() / victims.len() % 2 == 1 {
+                thread::sleep(Duration::from_millis(1500));
+            }
+            // One that ends by itself meanwhile is none of ours.
+            kills.extend(cluster.kill(NAMESPACE, pod, SIDECAR).ok());
+        }
+        if !drained && start.elapsed() > Duration::from_secs(40) {
+            restart(cluster, SYSTEM, "outrigger-shared")?;
+            drained = true;
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+    println!("        {} deaths", kills.len());
+    ensure!(kills.len() >= 6 && drained, "only {} deaths", kills.len());
+    steady.goes_on(100)?;
+    steady.finish(&kills)?;
+    // The next case begins with all of them well.
+    restart(cluster, NAMESPACE, "backend")?;
+    restart(cluster, NAMESPACE, "caller")
+}
+
+/// As by a power cut: nobody says goodbye, and no packet is answered any more.
+fn node_lost(cluster: &Cluster) -> Result<()> {
+    podinfo::open(cluster)?;
+    let home = text(&cluster.get("pod", NAMESPACE, &podinfo::caller(cluster)?)?["spec"]["nodeName"]);
+    let nodes = cluster.get("nodes", "", "")?;
+    let names = nodes["items"].as_array().into_iter().flatten().map(|node| text(&node["metadata"]["name"]));
+    let lost = names.into_iter().find(|name| *name != home).context("there is only one node")?;
+    for app in ["frontend", "backend"] {
+        let pods = cluster.pods(NAMESPACE, &format!("app={app}"))?;
+        ensure!(pods.iter().any(|pod| pod["spec"]["nodeName"] == *lost), "no {app} is on {lost}");
+        ensure!(pods.iter().any(|pod| pod["spec"]["nodeName"] == *home), "no {app} is on {home}");
+    }
+    let steady = Steady::start(cluster)?;
+    let sent = now_us();
+    cluster.node("kill", &lost)?;
+    let kill = Kill { sent, gone: now_us() };
+    let noticed = until(Duration::from_secs(120), || {
+        let node = cluster.get("node", "", &lost)?;
+        let ready = crate::cluster::condition(&node["status"]["conditions"], "Ready")["status"].clone();
+        ensure!(ready != "True", "{lost} is Ready: {ready}");
+        Ok(())
+    });
+    println!("        Kubernetes called it lost {:.0} s later", Duration::from_micros(now_us() - sent).as_secs_f64());
+    let on = steady.goes_on(100);
+    cluster.node("start", &lost)?;
+    cluster.kubectl(&["wait", "node", &lost, "--for=condition=Ready", "--timeout=120s"])?;
+    for app in ["frontend", "backend"] {
+        podinfo::rolled_out(cluster, app)?;
+    }
+    let back = steady.goes_on(100);
+    steady.finish(&[kill])?;
+    noticed.and(on).and(back)
+}
