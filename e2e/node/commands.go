@@ -178,7 +178,7 @@ func node(args []string) error {
 	}
 	switch rest[0] {
 	case "kill":
-		return c.Machines[rest[1]].Kill()
+		return c.PowerCut(n)
 	case "start":
 		return c.Revive(n)
 	}

@@ -78,6 +78,16 @@ func (c *Cluster) StartNode(node Node) error {
 	})
 }
 
+// PowerCut ends a node. Its cable goes first: the kernel would say goodbye on the dying processes' connections, which no
+// machine without power does.
+func (c *Cluster) PowerCut(node Node) error {
+	machine := c.Machines[node.name()]
+	if !machine.Alive() {
+		return nil
+	}
+	return errors.Join(unplug(c.Machines[controlName], node), machine.Kill())
+}
+
 // Revive brings a killed node back and waits until it is ready.
 func (c *Cluster) Revive(node Node) error {
 	if c.Machines[node.name()].Alive() {

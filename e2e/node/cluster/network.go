@@ -93,6 +93,11 @@ func wireNode(control, machine *sandbox.Sandbox, node Node, all []Node) error {
 	return ip(machine, commands...)
 }
 
+// unplug takes a node off the switch. Its pods' neighbours keep its addresses, and get no answer.
+func unplug(control *sandbox.Sandbox, node Node) error {
+	return ip(control, "link set "+node.name()+" down")
+}
+
 // ip runs iproute2 commands, one a line, in a machine's network.
 func ip(in *sandbox.Sandbox, commands ...string) error {
 	command := in.InNet("ip", "-batch", "-")

@@ -1,7 +1,9 @@
 //! One call of one of our demo apps, over a connection that the caller sees: opened when, by whom, reused or not. The
-//! load client and the apps that call others share it. It knows nothing of the mesh, and tries nothing twice.
+//! load client and the apps that call others share it. It knows nothing of the mesh, and tries nothing twice: it says
+//! whether that would be safe.
 
 use std::{
+    error::Error,
     fmt, io,
     net::SocketAddr,
     str::FromStr,
@@ -184,8 +186,8 @@ async fn http(
     request.headers_mut().entry(http::header::HOST).or_insert(host);
     request.headers_mut().insert(NONCE, nonce.into());
     // After the answer before, the connection's task may not have come round to saying that it's free.
-    sender.ready().await.map_err(|_| Outcome::Reset)?;
-    let response = sender.send_request(request).await.map_err(|_| Outcome::Reset)?;
+    sender.ready().await.map_err(|error| broken(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(|_| Outcome::Reset)?.to_bytes();
     if target.kind == Kind::Echo {
@@ -255,16 +257,29 @@ where
 {
     let origin = format!("http://{}", target.address).parse().map_err(|_| Outcome::Wrong)?;
     let mut client = tonic::client::Grpc::with_origin(OneConnection(sender), origin);
-    client.ready().await.map_err(|_| Outcome::Reset)?;
+    client.ready().await.map_err(|error| broken(&error))?;
     let mut request = tonic::Request::new(message);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers.clone());
     let path = http::uri::PathAndQuery::from_static(method);
     match client.unary(request, path, tonic_prost::ProstCodec::<Q, R>::default()).await {
         Ok(reply) => Ok(reply.into_inner()),
         // A status that tonic made of a broken connection carries its source.
-        Err(status) if std::error::Error::source(&status).is_some() => Err(Outcome::Reset),
+        Err(status) if status.source().is_some() => Err(broken(&status)),
         Err(status) => Err(Outcome::Grpc(u16::try_from(i32::from(status.code())).unwrap_or(u16::MAX))),
     }
+}
+
+/// What became of a call whose connection broke.
+fn broken<'a>(error: &'a (dyn Error + 'static)) -> Outcome {
+    let mut causes = std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| error.source());
+    let unsent = causes.any(|cause| {
+        cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || cause.downcast_ref::<h2::Error>().is_some_and(|error| {
+                error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                    || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
+            })
+    });
+    if unsent { Outcome::Unsent } else { Outcome::Reset }
 }
 
 async fn greeted(tcp: TcpStream) -> Result<BufStream<TcpStream>, Outcome> {

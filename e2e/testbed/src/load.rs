@@ -185,7 +185,13 @@ async fn one(spec: &LoadSpec, idle: &Mutex<Vec<Connection>>, scheduled: u64, non
             None => Connection::open(&spec.target).await?,
         };
         opened = Some(connection.opened);
-        let answer = connection.call(&spec.target, nonce, &spec.headers).await;
+        let mut answer = connection.call(&spec.target, nonce, &spec.headers).await;
+        // As every client of a kept connection does whose other end has just said that it goes.
+        if spec.keep_alive && answer == Err(Outcome::Unsent) {
+            connection = Connection::open(&spec.target).await?;
+            opened = Some(connection.opened);
+            answer = connection.call(&spec.target, nonce, &spec.headers).await;
+        }
         // An answer with an error status leaves a good connection; a broken one shows as closed.
         if spec.keep_alive && matches!(answer, Ok(_) | Err(Outcome::Status(_) | Outcome::Grpc(_))) {
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);

@@ -41,6 +41,9 @@ pub enum Outcome {
     Unreachable,
     /// The connection ended before the answer did.
     Reset,
+    /// The connection ended, and nobody has looked at the request: a client may send it again over another one, whatever
+    /// it asks (RFC 9110 section 9.2.2, RFC 9113 section 6.8).
+    Unsent,
     Timeout,
 }
 
@@ -56,16 +59,23 @@ pub struct Kill {
     pub gone: u64,
 }
 
+/// How long a caller may take to notice that a connection it keeps has ended, in microseconds.
+const NOTICE_US: u64 = 100_000;
+/// Unexplained failures that are kept to be looked at.
+const SHOWN: usize = 5;
+
 /// How calls fared around the deaths of a proxy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Deaths {
     pub calls: usize,
     pub ok: usize,
     pub refused: usize,
-    /// Failed on a connection that no kill explains.
+    /// Failed, and no kill explains it.
     pub failed_new: usize,
-    /// Failed on a connection opened before a process was gone.
+    /// Failed while a process died that their connections were open to.
     pub in_flight: usize,
+    /// The first of those.
+    pub unexplained: Vec<Sample>,
     /// From each signal to the first answer on a connection opened after it, in microseconds; none if there was none.
     pub first_answer_us: Vec<Option<u64>>,
 }
@@ -132,17 +142,28 @@ impl Samples {
     pub fn deaths(&self, kills: &[Kill]) -> Deaths {
         let mut deaths = Deaths { calls: self.len(), ..Deaths::default() };
         for sample in &self.0 {
-            let killed = kills.iter().any(|kill| sample.opened <= kill.gone && sample.done >= kill.sent);
+            let killed = kills.iter().any(|kill| sample.broken_by(kill));
             match sample.outcome {
                 Outcome::Ok => deaths.ok += 1,
                 Outcome::Refused => deaths.refused += 1,
                 _ if killed => deaths.in_flight += 1,
-                _ => deaths.failed_new += 1,
+                _ => {
+                    deaths.failed_new += 1;
+                    deaths.unexplained.extend((deaths.unexplained.len() < SHOWN).then(|| sample.clone()));
+                }
             }
         }
         let first = |kill: &Kill| Some(self.first_answer(kill.sent)? - kill.sent);
         deaths.first_answer_us = kills.iter().map(first).collect();
         deaths
+    }
+}
+
+impl Sample {
+    /// Whether its connection was open when a process died, and it was under way then, or so soon after that its caller
+    /// couldn't know yet.
+    fn broken_by(&self, kill: &Kill) -> bool {
+        self.opened <= kill.gone && self.done >= kill.sent && self.scheduled <= kill.gone + NOTICE_US
     }
 }
 
@@ -182,11 +203,22 @@ mod tests {
             sample(103, 130, Outcome::Ok),
             sample(100, 101, Outcome::Refused),
         ]);
-        let want = Deaths { calls: 7, ok: 3, refused: 1, failed_new: 2, in_flight: 1, first_answer_us: vec![Some(30)] };
+        let unexplained = vec![samples.0[2].clone(), samples.0[3].clone()];
+        let want = Deaths {
+            calls: 7,
+            ok: 3,
+            refused: 1,
+            failed_new: 2,
+            in_flight: 1,
+            unexplained,
+            first_answer_us: vec![Some(30)],
+        };
         assert_eq!(samples.deaths(&[Kill { sent: 100, gone: 100 }]), want);
         let later = samples.deaths(&[Kill { sent: 200, gone: 200 }]);
         assert_eq!((later.first_answer_us.as_slice(), later.slowest_first_answer()), ([None].as_slice(), None));
         assert_eq!(samples.deaths(&[Kill { sent: 100, gone: 101 }]).in_flight, 2);
+        let late = Sample { scheduled: 200_000, done: 200_001, ..sample(90, 0, Outcome::Reset) };
+        assert_eq!(Samples(vec![late]).deaths(&[Kill { sent: 100, gone: 100 }]).failed_new, 1);
     }
 
     #[test]

@@ -76,7 +76,11 @@ impl Steady {
                 latency(1.0)
             );
             if deaths.refused + deaths.failed_new > 0 {
-                bad.push(format!("{what}: {:?}", samples.by_outcome()));
+                bad.push(format!(
+                    "{what}: {:?}, such as {:?}; deaths {kills:?}",
+                    samples.by_outcome(),
+                    deaths.unexplained
+                ));
             }
         }
         ensure!(bad.is_empty(), "{}", bad.join("; "));
