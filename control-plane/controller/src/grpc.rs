@@ -5,17 +5,10 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use http::{Request, Response, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::{ServerConfig, version::TLS13};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time,
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tower::ServiceExt;
@@ -24,11 +17,9 @@ use crate::{
     authenticate::{Authenticator, Refusal},
     certificate::OwnCertificate,
     listener,
+    tls::Tls,
 };
 
-/// Handshakes at once: each costs us a signature, and a peer that stalls only keeps its place for [`HANDSHAKE`].
-const MAX_HANDSHAKES: usize = 512;
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A proxy that is gone is noticed after this and [`KEEPALIVE_ANSWER`].
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
@@ -39,8 +30,7 @@ const MAX_HEADERS: u32 = 16 * 1024;
 
 /// What every connection needs.
 pub(crate) struct Server {
-    tls: TlsAcceptor,
-    handshakes: Semaphore,
+    tls: Tls,
     http2: http2::Builder<TokioExecutor>,
     authenticator: Arc<Authenticator>,
     routes: Routes,
@@ -54,13 +44,7 @@ impl Server {
         authenticator: Arc<Authenticator>,
         routes: Routes,
     ) -> anyhow::Result<Arc<Self>> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .context("TLS 1.3")?
-            .with_no_client_auth()
-            .with_cert_resolver(certificate);
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let tls = Tls::new(certificate, &[b"h2"])?;
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -68,8 +52,7 @@ impl Server {
             .keep_alive_timeout(KEEPALIVE_ANSWER)
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADERS);
-        let handshakes = Semaphore::new(MAX_HANDSHAKES);
-        Ok(Arc::new(Self { tls: TlsAcceptor::from(Arc::new(tls)), handshakes, http2, authenticator, routes }))
+        Ok(Arc::new(Self { tls, http2, authenticator, routes }))
     }
 
     /// Serves until `stop`, then drains.
@@ -83,7 +66,7 @@ impl Server {
 
     async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
         let stream = tokio::select! {
-            stream = self.handshake(stream, peer) => stream,
+            stream = self.tls.handshake(stream, peer) => stream,
             () = stop.cancelled() => None,
         };
         let Some(stream) = stream else { return };
@@ -101,25 +84,6 @@ impl Server {
         };
         if let Err(error) = ended {
             tracing::debug!(%peer, %error, "connection ended");
-        }
-    }
-
-    async fn handshake(&self, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
-        let handshake = async {
-            // Never closed, so there is always a permit to wait for.
-            let _permit = self.handshakes.acquire().await;
-            self.tls.accept(stream).await
-        };
-        match time::timeout(HANDSHAKE, handshake).await {
-            Ok(Ok(stream)) => Some(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(%peer, %error, "TLS handshake failed");
-                None
-            }
-            Err(_) => {
-                tracing::debug!(%peer, "TLS handshake took too long");
-                None
-            }
         }
     }
 

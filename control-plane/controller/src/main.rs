@@ -8,6 +8,8 @@ mod args;
 mod authenticate;
 mod certificate;
 mod embedded;
+#[cfg(test)]
+mod fake;
 mod grpc;
 mod injector;
 mod kubernetes;
@@ -15,6 +17,7 @@ mod listener;
 mod metrics;
 mod root_secret;
 mod serve;
+mod tls;
 mod token_review;
 mod tokens;
 mod webhook;

@@ -1,6 +1,9 @@
 //! What the webhooks' port shows: the controller's own certificate, or one that somebody else keeps in files
 //! (cert-manager). Other replicas ask under a name of their own and always see the controller's.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -49,15 +52,23 @@ impl WebhookCertificate {
         let Some(files) = &self.files else { return std::future::pending().await };
         loop {
             time::sleep(LOOK).await;
-            match read(&files.dir) {
-                Ok(new) if new.cert == files.current.load().cert => {}
-                Ok(new) => {
-                    files.current.store(Arc::new(new));
-                    tracing::info!("the webhooks' certificate was renewed");
-                }
-                // Half of a replacement, perhaps: the next look sees the whole.
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "the webhooks' certificate can't be read"),
+            files.look();
+        }
+    }
+}
+
+// === impl Files ===
+
+impl Files {
+    fn look(&self) {
+        match read(&self.dir) {
+            Ok(new) if new.cert == self.current.load().cert => {}
+            Ok(new) => {
+                self.current.store(Arc::new(new));
+                tracing::info!("the webhooks' certificate was renewed");
             }
+            // Half of a replacement, perhaps: the next look sees the whole.
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the webhooks' certificate can't be read"),
         }
     }
 }

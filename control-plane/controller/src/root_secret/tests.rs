@@ -1,0 +1,278 @@
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::{
+    task::{JoinHandle, yield_now},
+    time::{advance, timeout},
+};
+
+use super::*;
+use crate::fake;
+
+const PATH: &str = "/api/v1/namespaces/outrigger-system/secrets/outrigger-root";
+
+/// One Secret, and how the API server is.
+#[derive(Default)]
+struct State {
+    secret: Option<Value>,
+    version: u64,
+    /// Instead of the next answers.
+    failures: Vec<u16>,
+    /// Written by somebody else just before the next write arrives.
+    rival: Option<Value>,
+    writes: usize,
+}
+
+#[derive(Clone, Default)]
+struct Cluster(Arc<Mutex<State>>);
+
+// === impl Cluster ===
+
+impl Cluster {
+    fn with(data: Value) -> Self {
+        let cluster = Self::default();
+        cluster.put(data);
+        cluster
+    }
+
+    fn put(&self, data: Value) {
+        self.0.lock().unwrap().put(&data);
+    }
+
+    fn delete(&self) {
+        self.0.lock().unwrap().secret = None;
+    }
+
+    fn fail(&self, codes: &[u16]) {
+        self.0.lock().unwrap().failures = codes.to_vec();
+    }
+
+    fn data(&self) -> Value {
+        self.0.lock().unwrap().secret.as_ref().unwrap()["data"].clone()
+    }
+
+    fn writes(&self) -> usize {
+        self.0.lock().unwrap().writes
+    }
+
+    fn root(&self) -> RootSecret {
+        let state = Arc::clone(&self.0);
+        let client = fake::client(move |line, body| std::future::ready(state.lock().unwrap().answer(&line, &body)));
+        RootSecret::new(client, "outrigger-root".to_owned(), "cluster.local".to_owned())
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn put(&mut self, data: &Value) {
+        self.version += 1;
+        let metadata = json!({ "name": "outrigger-root", "resourceVersion": self.version.to_string() });
+        self.secret = Some(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data }));
+    }
+
+    fn answer(&mut self, line: &str, body: &Value) -> (u16, Value) {
+        if let Some(code) = self.failures.pop() {
+            return fake::refusal(code);
+        }
+        let (method, path) = line.split_once(' ').unwrap();
+        assert_eq!(path, PATH);
+        if method == "PUT" {
+            self.writes += 1;
+            if let Some(rival) = self.rival.take() {
+                self.put(&rival);
+            }
+            let Some(before) = &self.secret else { return fake::refusal(404) };
+            if body["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"] {
+                return fake::refusal(409);
+            }
+            self.put(&body["data"]);
+        } else {
+            assert_eq!(method, "GET");
+        }
+        self.secret.clone().map_or_else(|| fake::refusal(404), |secret| (200, secret))
+    }
+}
+
+fn encoded(text: &str) -> Value {
+    serde_json::to_value(ByteString(text.as_bytes().to_vec())).unwrap()
+}
+
+fn made(trust_domain: &str) -> Value {
+    let (certificate, key) = Signer::generate(trust_domain).unwrap();
+    json!({ "tls.crt": encoded(&certificate), "tls.key": encoded(&key) })
+}
+
+async fn load(cluster: &Cluster) -> Result<Vec<Bytes>, RootError> {
+    cluster.root().load().await.map(|loaded| Authority::new(loaded.signer).roots())
+}
+
+#[tokio::test]
+async fn an_empty_secret_is_filled_once() {
+    // As the chart ships it, and as a Secret of type kubernetes.io/tls must be.
+    for empty in [Value::Null, json!({}), json!({ "tls.crt": "", "tls.key": "" })] {
+        let cluster = Cluster::with(empty);
+        let first = load(&cluster).await.unwrap();
+        let written = cluster.data();
+        assert_eq!(load(&cluster).await.unwrap(), first);
+        assert_eq!((cluster.data(), cluster.writes()), (written, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_second_of_two_replicas_takes_the_firsts_root() {
+    let cluster = Cluster::with(Value::Null);
+    let rival = made("cluster.local");
+    cluster.0.lock().unwrap().rival = Some(rival.clone());
+    let second = load(&cluster).await.unwrap();
+    assert_eq!(cluster.data(), rival);
+    assert_eq!(load(&cluster).await.unwrap(), second);
+}
+
+#[tokio::test]
+async fn what_it_holds_is_never_overwritten() {
+    let mixed = {
+        let (mut one, other) = (made("cluster.local"), made("cluster.local"));
+        one["tls.key"] = other["tls.key"].clone();
+        one
+    };
+    for (what, data) in [
+        ("garbage", json!({ "tls.crt": encoded("garbage"), "tls.key": encoded("garbage") })),
+        ("no text", json!({ "tls.crt": "//79", "tls.key": "//79" })),
+        ("something else", json!({ "notes": encoded("mine") })),
+        ("half", json!({ "tls.crt": made("cluster.local")["tls.crt"] })),
+        ("another trust domain", made("other.example")),
+        ("another's key", mixed),
+    ] {
+        let cluster = Cluster::with(data.clone());
+        let error = load(&cluster).await.expect_err(what);
+        assert!(matches!(error, RootError::Unusable { .. }), "{what}: {error}");
+        assert!(error.to_string().contains("outrigger-system/outrigger-root"), "{error}");
+        assert!(!format!("{error} {error:?}").contains("PRIVATE"), "{what}");
+        assert_eq!((cluster.data(), cluster.writes()), (data, 0), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_remedy_for_an_absent_secret_is_named() {
+    let error = load(&Cluster::default()).await.unwrap_err().to_string();
+    assert!(error.contains("outrigger-system/outrigger-root") && error.contains("--root-secret"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_waits_for_the_api_server_and_for_people() {
+    let minute = Duration::from_secs(60);
+    let cluster = Cluster::default();
+    cluster.fail(&[500, 403, 429]);
+    let root = cluster.root();
+    assert!(timeout(minute, root.wait()).await.is_err());
+    cluster.put(json!({ "tls.crt": encoded("garbage") }));
+    assert!(timeout(minute, root.wait()).await.is_err());
+    cluster.put(Value::Null);
+    assert!(timeout(minute, root.wait()).await.is_ok());
+}
+
+/// A replica that follows the Secret, and what it has told.
+struct Following {
+    cluster: Cluster,
+    authority: Arc<Authority>,
+    told: Arc<Mutex<Vec<News>>>,
+    task: JoinHandle<()>,
+}
+
+// === impl Following ===
+
+impl Following {
+    async fn new() -> Self {
+        let cluster = Cluster::with(Value::Null);
+        let root = cluster.root();
+        let loaded = root.load().await.unwrap();
+        let authority = Arc::new(Authority::new(loaded.signer));
+        let told = Arc::<Mutex<Vec<News>>>::default();
+        let task = tokio::spawn({
+            let (authority, told) = (Arc::clone(&authority), Arc::clone(&told));
+            async move { root.follow(loaded.data, &authority, |news| told.lock().unwrap().push(news)).await }
+        });
+        // So that its first pause begins now.
+        yield_now().await;
+        Self { cluster, authority, told, task }
+    }
+
+    async fn after(&self, seconds: u64) -> Vec<News> {
+        for _ in 0..seconds {
+            advance(Duration::from_secs(1)).await;
+            // A call takes it some polls.
+            for _ in 0..20 {
+                yield_now().await;
+            }
+        }
+        assert!(!self.task.is_finished());
+        std::mem::take(&mut self.told.lock().unwrap())
+    }
+
+    /// The end of what signs now: every root's is another, made later.
+    fn signs(&self) -> std::time::SystemTime {
+        self.authority.expires()
+    }
+
+    /// Puts another root there, whose end can be told from the one before.
+    fn rotate(&self) {
+        std::thread::sleep(Duration::from_millis(1100));
+        self.cluster.put(made("cluster.local"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_root_is_trusted_at_once_and_signs_when_all_know_it() {
+    let replica = Following::new().await;
+    let (old, before) = (replica.signs(), replica.authority.roots());
+    replica.rotate();
+    assert_eq!(replica.after(31).await, [News::Trusted]);
+    let both = replica.authority.roots();
+    assert!(both.len() == 2 && both.contains(&before[0]));
+    assert_eq!(replica.after(170).await, []);
+    assert_eq!(replica.signs(), old);
+    assert_eq!(replica.after(40).await, [News::Signs]);
+    assert_ne!(replica.signs(), old);
+    assert_eq!(replica.authority.roots(), both);
+    // A new version of the same is no news.
+    replica.cluster.put(replica.cluster.data());
+    assert_eq!(replica.after(300).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_change_takes_the_place_of_the_first() {
+    let replica = Following::new().await;
+    let old = replica.signs();
+    replica.rotate();
+    assert_eq!(replica.after(61).await, [News::Trusted]);
+    replica.rotate();
+    assert_eq!(replica.after(170).await, [News::Trusted]);
+    assert_eq!(replica.signs(), old, "the first would have signed by now");
+    assert_eq!(replica.after(100).await, [News::Signs]);
+    assert_eq!(replica.authority.roots().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unusable_changes_nothing_and_what_is_emptied_comes_back() {
+    let replica = Following::new().await;
+    let (signs, good) = (replica.signs(), replica.cluster.data());
+    let bad = made("other.example");
+    replica.cluster.put(bad.clone());
+    assert_eq!(replica.after(300).await, []);
+    assert_eq!(replica.cluster.data(), bad);
+
+    replica.cluster.delete();
+    assert_eq!(replica.after(60).await, []);
+    replica.cluster.fail(&[500; 3]);
+    assert_eq!(replica.after(60).await, []);
+
+    replica.cluster.fail(&[]);
+    replica.cluster.put(Value::Null);
+    assert_eq!(replica.after(60).await, []);
+    assert_eq!(replica.cluster.data(), good);
+    // It is read again; nothing about it is new.
+    assert_eq!(replica.after(300).await, [News::Signs]);
+    assert_eq!((replica.signs(), replica.authority.roots().len()), (signs, 1));
+}
