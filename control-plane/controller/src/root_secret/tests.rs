@@ -30,14 +30,14 @@ struct Cluster(Arc<Mutex<State>>);
 // === impl Cluster ===
 
 impl Cluster {
-    fn with(data: Value) -> Self {
+    fn with(data: &Value) -> Self {
         let cluster = Self::default();
         cluster.put(data);
         cluster
     }
 
-    fn put(&self, data: Value) {
-        self.0.lock().unwrap().put(&data);
+    fn put(&self, data: &Value) {
+        self.0.lock().unwrap().put(data);
     }
 
     fn delete(&self) {
@@ -112,7 +112,7 @@ async fn load(cluster: &Cluster) -> Result<Vec<Bytes>, RootError> {
 async fn an_empty_secret_is_filled_once() {
     // As the chart ships it, and as a Secret of type kubernetes.io/tls must be.
     for empty in [Value::Null, json!({}), json!({ "tls.crt": "", "tls.key": "" })] {
-        let cluster = Cluster::with(empty);
+        let cluster = Cluster::with(&empty);
         let first = load(&cluster).await.unwrap();
         let written = cluster.data();
         assert_eq!(load(&cluster).await.unwrap(), first);
@@ -122,7 +122,7 @@ async fn an_empty_secret_is_filled_once() {
 
 #[tokio::test]
 async fn the_second_of_two_replicas_takes_the_firsts_root() {
-    let cluster = Cluster::with(Value::Null);
+    let cluster = Cluster::with(&Value::Null);
     let rival = made("cluster.local");
     cluster.0.lock().unwrap().rival = Some(rival.clone());
     let second = load(&cluster).await.unwrap();
@@ -145,7 +145,7 @@ async fn what_it_holds_is_never_overwritten() {
         ("another trust domain", made("other.example")),
         ("another's key", mixed),
     ] {
-        let cluster = Cluster::with(data.clone());
+        let cluster = Cluster::with(&data);
         let error = load(&cluster).await.expect_err(what);
         assert!(matches!(error, RootError::Unusable { .. }), "{what}: {error}");
         assert!(error.to_string().contains("outrigger-system/outrigger-root"), "{error}");
@@ -167,9 +167,9 @@ async fn it_waits_for_the_api_server_and_for_people() {
     cluster.fail(&[500, 403, 429]);
     let root = cluster.root();
     assert!(timeout(minute, root.wait()).await.is_err());
-    cluster.put(json!({ "tls.crt": encoded("garbage") }));
+    cluster.put(&json!({ "tls.crt": encoded("garbage") }));
     assert!(timeout(minute, root.wait()).await.is_err());
-    cluster.put(Value::Null);
+    cluster.put(&Value::Null);
     assert!(timeout(minute, root.wait()).await.is_ok());
 }
 
@@ -185,7 +185,7 @@ struct Following {
 
 impl Following {
     async fn new() -> Self {
-        let cluster = Cluster::with(Value::Null);
+        let cluster = Cluster::with(&Value::Null);
         let root = cluster.root();
         let loaded = root.load().await.unwrap();
         let authority = Arc::new(Authority::new(loaded.signer));
@@ -219,7 +219,7 @@ impl Following {
     /// Puts another root there, whose end can be told from the one before.
     fn rotate(&self) {
         std::thread::sleep(Duration::from_millis(1100));
-        self.cluster.put(made("cluster.local"));
+        self.cluster.put(&made("cluster.local"));
     }
 }
 
@@ -237,7 +237,7 @@ async fn a_new_root_is_trusted_at_once_and_signs_when_all_know_it() {
     assert_ne!(replica.signs(), old);
     assert_eq!(replica.authority.roots(), both);
     // A new version of the same is no news.
-    replica.cluster.put(replica.cluster.data());
+    replica.cluster.put(&replica.cluster.data());
     assert_eq!(replica.after(300).await, []);
 }
 
@@ -259,7 +259,7 @@ async fn what_is_unusable_changes_nothing_and_what_is_emptied_comes_back() {
     let replica = Following::new().await;
     let (signs, good) = (replica.signs(), replica.cluster.data());
     let bad = made("other.example");
-    replica.cluster.put(bad.clone());
+    replica.cluster.put(&bad);
     assert_eq!(replica.after(300).await, []);
     assert_eq!(replica.cluster.data(), bad);
 
@@ -269,7 +269,7 @@ async fn what_is_unusable_changes_nothing_and_what_is_emptied_comes_back() {
     assert_eq!(replica.after(60).await, []);
 
     replica.cluster.fail(&[]);
-    replica.cluster.put(Value::Null);
+    replica.cluster.put(&Value::Null);
     assert_eq!(replica.after(60).await, []);
     assert_eq!(replica.cluster.data(), good);
     // It is read again; nothing about it is new.
