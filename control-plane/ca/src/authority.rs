@@ -113,7 +113,7 @@ impl Authority {
             Err(source) => return Err(AuthorityError::Io { path, source }),
         };
         let material = Material { chain: &pem, key: &pem, further: "" };
-        let signer = Signer::read(material, trust_domain).map_err(|error| match error {
+        let signer = Signer::read(material, trust_domain, &[]).map_err(|error| match error {
             MaterialError::TrustDomain { found } => AuthorityError::TrustDomain { path, found },
             source => AuthorityError::State { path, source },
         })?;

@@ -13,4 +13,4 @@ mod signer;
 pub use authority::{Authority, AuthorityError, Issued, ServerCertificate};
 pub use csr::CsrError;
 pub use service::Certificates;
-pub use signer::{Material, MaterialError, Signer};
+pub use signer::{Material, MaterialError, Part, Signer};

@@ -6,6 +6,7 @@ mod tests;
 
 use std::time::{Duration, SystemTime};
 
+use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE};
 use rand::{TryRngCore, rngs::OsRng};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -52,6 +53,14 @@ pub(crate) struct Leaf {
     pub(crate) not_after: SystemTime,
 }
 
+/// A part of [`Material`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Chain,
+    Key,
+    Further,
+}
+
 /// Why there is no signer in it.
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
@@ -60,21 +69,50 @@ pub enum MaterialError {
     #[error("there is no PEM certificate")]
     NoCertificate,
     #[error("a certificate can't be read")]
-    Certificate,
+    Certificate(Part),
     #[error("the key is of another certificate")]
     Mismatch,
-    #[error("its certificate may not sign others")]
+    #[error("the certificate may not sign others")]
     NotCa,
     #[error("the certificate is of trust domain {found}")]
     TrustDomain { found: String },
     #[error("the certificate was signed by another, and no root is given")]
     NoRoot,
-    #[error("the certificate has expired")]
-    Expired,
+    #[error("no root that is given leads to the certificate that signs")]
+    NoWay,
+    #[error("the certificate of {subject:?} has expired")]
+    Expired { part: Part, subject: String },
+    #[error("name constraints forbid the mesh's names")]
+    Constrained,
     #[error("nobody would accept what it signs: {0}")]
     Unacceptable(webpki::Error),
     #[error("it can't sign: {0}")]
     Signing(rcgen::Error),
+}
+
+/// A certificate, and where it stood.
+struct Given {
+    der: CertificateDer<'static>,
+    part: Part,
+}
+
+// === impl MaterialError ===
+
+impl MaterialError {
+    /// Where to look.
+    pub fn part(&self) -> Part {
+        match self {
+            Self::Key | Self::Mismatch => Part::Key,
+            Self::NoRoot | Self::NoWay => Part::Further,
+            Self::Certificate(part) | Self::Expired { part, .. } => *part,
+            Self::NoCertificate
+            | Self::NotCa
+            | Self::TrustDomain { .. }
+            | Self::Constrained
+            | Self::Unacceptable(_)
+            | Self::Signing(_) => Part::Chain,
+        }
+    }
 }
 
 // === impl Signer ===
@@ -98,39 +136,37 @@ impl Signer {
         Ok((root.pem(), key.serialize_pem()))
     }
 
-    /// Reads what somebody has kept or brought. Self-signed certificates are roots, others lead to them.
+    /// Reads what somebody has kept or brought, to sign for identities of `trust_domain` and for servers of
+    /// `server_names`. Self-signed certificates are roots, others lead to them.
     ///
     /// # Errors
-    /// If the parts don't belong together, or make no certificate that a peer of this trust domain would accept now.
-    pub fn read(material: Material<'_>, trust_domain: &str) -> Result<Self, MaterialError> {
-        let chain = certificates(material.chain)?;
-        let own = chain.first().ok_or(MaterialError::NoCertificate)?.clone();
+    /// If the parts don't belong together, or make no certificate that a peer would accept now.
+    pub fn read(material: Material<'_>, trust_domain: &str, server_names: &[String]) -> Result<Self, MaterialError> {
+        let chain = certificates(material.chain, Part::Chain)?;
+        let own = chain.first().ok_or(MaterialError::NoCertificate)?.der.clone();
         let key = PrivateKeyDer::from_pem_slice(material.key.as_bytes()).map_err(|_| MaterialError::Key)?;
         let key = KeyPair::try_from(&key).map_err(|_| MaterialError::Key)?;
-        let expires = {
-            let parsed = parse(&own)?;
-            if parsed.public_key().raw != key.subject_public_key_info() {
-                return Err(MaterialError::Mismatch);
-            }
-            may_sign_for(&parsed, trust_domain)?;
-            expiry(&parsed)
-        };
+        let parsed = parse(&own).ok_or(MaterialError::Certificate(Part::Chain))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(MaterialError::Mismatch);
+        }
+        may_sign_for(&parsed, trust_domain)?;
+        let expires = expiry(&own);
         let issuer = Issuer::from_ca_cert_der(&own, key).map_err(MaterialError::Signing)?;
-        let (mut roots, mut others) = (Vec::new(), Vec::new());
-        for certificate in chain.into_iter().chain(certificates(material.further)?) {
-            let list = if is_self_signed(&parse(&certificate)?) { &mut roots } else { &mut others };
-            if !list.contains(&certificate) {
-                list.push(certificate);
+        let (mut roots, mut others) = (Vec::<Given>::new(), Vec::<Given>::new());
+        for given in chain.into_iter().chain(certificates(material.further, Part::Further)?) {
+            let parsed = parse(&given.der).ok_or(MaterialError::Certificate(given.part))?;
+            let list = if is_self_signed(&parsed) { &mut roots } else { &mut others };
+            if !list.iter().any(|other| other.der == given.der) {
+                list.push(given);
             }
         }
         if roots.is_empty() {
             return Err(MaterialError::NoRoot);
         }
-        let mut signer = Self { issuer, intermediates: Vec::new(), roots, expires };
-        signer.intermediates = signer.way_to_a_root(&others, trust_domain)?;
-        for certificate in &signer.intermediates {
-            signer.expires = signer.expires.min(expiry(&parse(certificate)?));
-        }
+        let ders = roots.iter().map(|root| root.der.clone()).collect();
+        let mut signer = Self { issuer, intermediates: Vec::new(), roots: ders, expires };
+        signer.settle(&own, &roots, &others, trust_domain, server_names)?;
         Ok(signer)
     }
 
@@ -167,50 +203,94 @@ impl Signer {
         Ok(Leaf { der: leaf.der().clone(), not_before: now - BACKDATE, not_after })
     }
 
-    /// Makes a certificate and verifies it as a peer would: dates, constraints, usages, signatures. What the way to a root
-    /// led over.
-    fn way_to_a_root(
-        &self,
-        others: &[CertificateDer<'static>],
+    /// Makes a certificate and verifies it as a peer would: dates, constraints, usages, signatures. Learns from it what
+    /// peers must be sent, and when what is signed ends.
+    fn settle(
+        &mut self,
+        own: &CertificateDer<'static>,
+        roots: &[Given],
+        others: &[Given],
         trust_domain: &str,
-    ) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
-        let name = format!("{}/ns/outrigger-system/sa/trial", domain_uri(trust_domain));
-        let name = SanType::URI(Ia5String::try_from(name).map_err(MaterialError::Signing)?);
+        server_names: &[String],
+    ) -> Result<(), MaterialError> {
+        let own = Given { der: own.clone(), part: Part::Chain };
+        own.is_in_force()?;
+        let identity = format!("{}/ns/{SYSTEM_NAMESPACE}/sa/{CONTROLLER_NAME}", domain_uri(trust_domain));
+        let ia5 = |name: &str| Ia5String::try_from(name).map_err(MaterialError::Signing);
+        let mut names = vec![SanType::URI(ia5(&identity)?)];
+        for name in server_names {
+            names.push(SanType::DnsName(ia5(name)?));
+        }
         let key = KeyPair::generate().map_err(MaterialError::Signing)?;
-        let leaf = self.issue(&key, vec![name], TRIAL).map_err(|error| match error {
+        let leaf = self.issue(&key, names, TRIAL).map_err(|error| match error {
             AuthorityError::Signing(error) => MaterialError::Signing(error),
-            _ => MaterialError::Expired,
+            _ => own.expired(),
         })?;
         let anchors: Result<Vec<_>, _> = self.roots.iter().map(anchor_from_trusted_cert).collect();
         let anchors = anchors.map_err(MaterialError::Unacceptable)?;
+        let between: Vec<_> = others.iter().map(|other| other.der.clone()).collect();
         let leaf = EndEntityCert::try_from(&leaf.der).map_err(MaterialError::Unacceptable)?;
         let verify = |usage| {
             let (algorithms, now) = (webpki::ALL_VERIFICATION_ALGS, UnixTime::now());
-            leaf.verify_for_usage(algorithms, &anchors, others, now, usage, None, None)
+            leaf.verify_for_usage(algorithms, &anchors, &between, now, usage, None, None).map_err(|error| match error {
+                webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => MaterialError::NoWay,
+                webpki::Error::NameConstraintViolation => MaterialError::Constrained,
+                webpki::Error::CertExpired { .. } => {
+                    let ended = others.iter().find(|other| other.is_in_force().is_err());
+                    ended.unwrap_or(&own).expired()
+                }
+                error => MaterialError::Unacceptable(error),
+            })
         };
-        verify(KeyUsage::server_auth()).map_err(MaterialError::Unacceptable)?;
-        let path = verify(KeyUsage::client_auth()).map_err(MaterialError::Unacceptable)?;
-        Ok(path.intermediate_certificates().map(|certificate| certificate.der().into_owned()).collect())
+        verify(KeyUsage::server_auth())?;
+        let path = verify(KeyUsage::client_auth())?;
+        // Nobody else looks at the root's own dates, except API servers.
+        let used = anchors.iter().zip(roots).filter(|(anchor, _)| *anchor == path.anchor()).map(|(_, root)| root);
+        // A root that was renewed may be there twice.
+        if let Some(root) = used.max_by_key(|root| expiry(&root.der)) {
+            root.is_in_force()?;
+            self.expires = self.expires.min(expiry(&root.der));
+        }
+        self.intermediates =
+            path.intermediate_certificates().map(|certificate| certificate.der().into_owned()).collect();
+        self.expires = self.intermediates.iter().map(expiry).fold(self.expires, SystemTime::min);
+        Ok(())
     }
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+// === impl Given ===
+
+impl Given {
+    fn is_in_force(&self) -> Result<(), MaterialError> {
+        if expiry(&self.der) > SystemTime::now() { Ok(()) } else { Err(self.expired()) }
+    }
+
+    fn expired(&self) -> MaterialError {
+        let subject = parse(&self.der).map(|parsed| parsed.subject().to_string()).unwrap_or_default();
+        MaterialError::Expired { part: self.part, subject }
+    }
+}
+
+fn certificates(pem: &str, part: Part) -> Result<Vec<Given>, MaterialError> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
-        .map(|der| der.map(CertificateDer::into_owned).map_err(|_| MaterialError::Certificate))
+        .map(|der| match der {
+            Ok(der) => Ok(Given { der: der.into_owned(), part }),
+            Err(_) => Err(MaterialError::Certificate(part)),
+        })
         .collect()
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, MaterialError> {
-    X509Certificate::from_der(der).map(|(_, parsed)| parsed).map_err(|_| MaterialError::Certificate)
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    X509Certificate::from_der(der).ok().map(|(_, parsed)| parsed)
 }
 
 fn may_sign_for(certificate: &X509Certificate<'_>, trust_domain: &str) -> Result<(), MaterialError> {
-    let usage = certificate.key_usage().map_err(|_| MaterialError::Certificate)?;
+    let usage = certificate.key_usage().map_err(|_| MaterialError::Certificate(Part::Chain))?;
     if !certificate.is_ca() || usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
         return Err(MaterialError::NotCa);
     }
     // It needn't name a trust domain; if it does, it is good for no other (X509-SVID, section 3.2).
-    let names = certificate.subject_alternative_name().map_err(|_| MaterialError::Certificate)?;
+    let names = certificate.subject_alternative_name().map_err(|_| MaterialError::Certificate(Part::Chain))?;
     let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
     let mut domains = names.iter().filter_map(|name| match name {
         GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
@@ -226,9 +306,10 @@ fn is_self_signed(certificate: &X509Certificate<'_>) -> bool {
     certificate.subject().as_raw() == certificate.issuer().as_raw() && certificate.verify_signature(None).is_ok()
 }
 
-/// One that has no end in our calendar has ended.
-fn expiry(certificate: &X509Certificate<'_>) -> SystemTime {
-    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+/// One that can't be read, or has no end in our calendar, has ended.
+fn expiry(der: &CertificateDer<'_>) -> SystemTime {
+    let end = parse(der).map(|parsed| parsed.validity().not_after.timestamp()).unwrap_or_default();
+    let seconds = u64::try_from(end).unwrap_or_default();
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use clap::{ArgGroup, Parser};
 use outrigger_wire::{SpiffeId, names};
+use rustls::pki_types::DnsName;
 
 /// Serves configuration and certificates to the mesh's proxies, from a cluster's objects or from a folder of YAML.
 #[derive(Debug, Parser)]
@@ -84,13 +85,14 @@ pub(crate) struct ClusterArgs {
     #[arg(long, env = "OUTRIGGER_HEALTH_LISTEN", value_name = "ADDRESS", conflicts_with = "config_dir", default_value_t = any(names::ports::CONTROLLER_HEALTH))]
     pub(crate) health_listen: SocketAddr,
 
-    /// Domain of the cluster's DNS.
+    /// Domain of the cluster's DNS: the controller's certificate is good for its service's names with and without it.
     #[arg(
         long,
         env = "OUTRIGGER_CLUSTER_DOMAIN",
         value_name = "NAME",
         conflicts_with = "config_dir",
-        default_value = "cluster.local"
+        default_value = "cluster.local",
+        value_parser = dns_name
     )]
     pub(crate) cluster_domain: String,
 
@@ -112,6 +114,14 @@ pub(crate) struct ClusterArgs {
 /// All addresses of both families.
 fn any(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
+fn dns_name(text: &str) -> Result<String, String> {
+    match DnsName::try_from(text) {
+        // One with a dot at its end would be another in a certificate.
+        Ok(name) if !text.ends_with('.') => Ok(name.as_ref().to_owned()),
+        _ => Err("no DNS name, such as cluster.local".to_owned()),
+    }
 }
 
 fn trust_domain(text: &str) -> Result<String, String> {

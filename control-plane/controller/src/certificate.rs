@@ -35,15 +35,19 @@ struct Made {
     ends: SystemTime,
 }
 
+/// What clients call the controller: the service of a cluster, `outrigger-controller.outrigger-system.svc`, with the
+/// cluster's DNS domain, too, if it has one; other replicas leave out `.svc`; on one machine it is `localhost`.
+pub(crate) fn names(cluster_domain: Option<&str>) -> Vec<String> {
+    let short = format!("{CONTROLLER_NAME}.{SYSTEM_NAMESPACE}");
+    let service = format!("{short}.svc");
+    let whole = cluster_domain.map(|domain| format!("{service}.{domain}"));
+    [service, short, "localhost".to_owned()].into_iter().chain(whole).collect()
+}
+
 // === impl OwnCertificate ===
 
 impl OwnCertificate {
-    /// For the service of a cluster, `outrigger-controller.outrigger-system.svc`, and with the cluster's DNS domain if it
-    /// has one; for other replicas, which leave out `.svc`; and for one machine.
-    pub(crate) fn new(authority: Arc<Authority>, cluster_domain: Option<&str>) -> anyhow::Result<Arc<Self>> {
-        let name = format!("{CONTROLLER_NAME}.{SYSTEM_NAMESPACE}");
-        let mut names = vec![format!("{name}.svc"), name, "localhost".to_owned()];
-        names.extend(cluster_domain.map(|domain| format!("{CONTROLLER_NAME}.{SYSTEM_NAMESPACE}.svc.{domain}")));
+    pub(crate) fn new(authority: Arc<Authority>, names: Vec<String>) -> anyhow::Result<Arc<Self>> {
         let current = ArcSwap::from_pointee(make(&authority, &names)?);
         Ok(Arc::new(Self { authority, names, current }))
     }
@@ -104,7 +108,7 @@ mod tests {
     #[test]
     fn it_is_due_at_half_its_life() {
         let (chain, key) = Signer::generate("cluster.local").unwrap();
-        let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local").unwrap();
+        let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap();
         let mut made = make(&Authority::new(signer), &["localhost".to_owned()]).unwrap();
         let hour = Duration::from_secs(3600);
         let at = made.at;

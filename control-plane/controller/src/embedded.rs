@@ -11,7 +11,7 @@ use crate::{
     admin::{Admin, Pages},
     args::Args,
     authenticate::Authenticator,
-    certificate::OwnCertificate,
+    certificate::{self, OwnCertificate},
     metrics::Observed,
     serve::{self, Proxies, Signals, bind},
     tokens::TokenFiles,
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     let proxies = Proxies {
         listener,
-        certificate: OwnCertificate::new(Arc::clone(&authority), None)?,
+        certificate: OwnCertificate::new(Arc::clone(&authority), certificate::names(None))?,
         authority,
         authenticator: Arc::new(Authenticator::Files(TokenFiles::new(tokens, snapshots))),
     };

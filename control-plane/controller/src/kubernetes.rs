@@ -26,7 +26,7 @@ use crate::{
     admin::{Admin, Pages},
     args::{Args, ClusterArgs},
     authenticate::Authenticator,
-    certificate::OwnCertificate,
+    certificate::{self, OwnCertificate},
     injector,
     metrics::{ClusterView, Observed},
     root_secret::{Loaded, News, RootSecret},
@@ -46,6 +46,8 @@ const LINGER: Duration = Duration::from_secs(5);
 struct Mesh {
     of: ClusterArgs,
     trust_domain: String,
+    /// Of the controller, in its certificate.
+    names: Vec<String>,
     client: Client,
     observed: Observed,
     reviews: Arc<TokenReviews>,
@@ -98,7 +100,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     serving.spawn(Arc::clone(&pages).run(admin, Pages::All, mesh.end.clone()));
     serving.spawn(pages.run(health, Pages::Health, mesh.end.clone()));
 
-    let root = RootSecret::new(mesh.client.clone(), mesh.of.root_secret.clone(), mesh.trust_domain.clone());
+    let root = RootSecret::new(
+        mesh.client.clone(),
+        mesh.of.root_secret.clone(),
+        mesh.trust_domain.clone(),
+        mesh.names.clone(),
+    );
     let loaded = tokio::select! {
         loaded = root.wait() => Some(loaded),
         signal = signals.next() => {
@@ -145,8 +152,8 @@ impl Mesh {
             admissions: Arc::clone(&admissions),
         };
         let observed = Observed::new(snapshots, problems, Some(view));
-        let end = CancellationToken::new();
-        (Self { of, trust_domain, client, observed, reviews, admissions, derived, namespaces, end }, outputs)
+        let (names, end) = (certificate::names(Some(&of.cluster_domain)), CancellationToken::new());
+        (Self { of, trust_domain, names, client, observed, reviews, admissions, derived, namespaces, end }, outputs)
     }
 
     /// With a root: everything, until a signal or until a part has failed.
@@ -161,7 +168,7 @@ impl Mesh {
     ) -> Result<()> {
         let authority = Arc::new(Authority::new(loaded.signer));
         self.observed.sign_with(&authority);
-        let certificate = OwnCertificate::new(Arc::clone(&authority), Some(&self.of.cluster_domain))?;
+        let certificate = OwnCertificate::new(Arc::clone(&authority), self.names.clone())?;
         let shown = WebhookCertificate::new(Arc::clone(&certificate), self.of.webhook_cert_dir.clone())
             .context("--webhook-cert-dir")?;
         let roots = Roots::new(&authority, &self.trust_domain, &certificate);

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, api::PostParams};
-use outrigger_ca::{Authority, AuthorityError, Material, MaterialError, Signer};
+use outrigger_ca::{Authority, AuthorityError, Material, MaterialError, Part, Signer};
 use outrigger_wire::names::SYSTEM_NAMESPACE;
 use tokio::time::{self, Instant};
 
@@ -33,6 +33,8 @@ pub(crate) struct RootSecret {
     api: Api<Secret>,
     name: String,
     trust_domain: String,
+    /// Of the controller's own certificate.
+    server_names: Vec<String>,
 }
 
 /// What the Secret held, and the signer that was in it.
@@ -59,8 +61,9 @@ pub(crate) enum RootError {
     )]
     Absent(String),
     #[error(
-        "Secret {SYSTEM_NAMESPACE}/{name}, tls.crt and tls.key: {source}; it isn't touched: correct it, or empty it to \
-         get a new root"
+        "Secret {SYSTEM_NAMESPACE}/{name}, {}: {source}; {}. The controller fills it only if it is empty",
+        field(source),
+        remedy(source)
     )]
     Unusable { name: String, source: MaterialError },
     #[error("no root can be made: {0}")]
@@ -74,8 +77,8 @@ pub(crate) enum RootError {
 // === impl RootSecret ===
 
 impl RootSecret {
-    pub(crate) fn new(client: Client, name: String, trust_domain: String) -> Self {
-        Self { api: Api::namespaced(client, SYSTEM_NAMESPACE), name, trust_domain }
+    pub(crate) fn new(client: Client, name: String, trust_domain: String, server_names: Vec<String>) -> Self {
+        Self { api: Api::namespaced(client, SYSTEM_NAMESPACE), name, trust_domain, server_names }
     }
 
     /// What signs, as soon as it can be had. What only a person can mend is waited for, too: it is logged.
@@ -198,7 +201,33 @@ impl RootSecret {
     fn read(&self, data: &Data) -> Result<Signer, RootError> {
         let material = Material { chain: text(data, CERTIFICATE), key: text(data, KEY), further: text(data, FURTHER) };
         let unusable = |source| RootError::Unusable { name: self.name.clone(), source };
-        Signer::read(material, &self.trust_domain).map_err(unusable)
+        Signer::read(material, &self.trust_domain, &self.server_names).map_err(unusable)
+    }
+}
+
+fn field(error: &MaterialError) -> &'static str {
+    match error.part() {
+        Part::Chain => CERTIFICATE,
+        Part::Key => KEY,
+        Part::Further => FURTHER,
+    }
+}
+
+fn remedy(error: &MaterialError) -> &'static str {
+    match error {
+        MaterialError::NoCertificate => "put the certificate that signs there, PEM",
+        MaterialError::Key | MaterialError::Mismatch => "put the key of the first certificate of tls.crt there",
+        MaterialError::Certificate(_) => "put whole certificates there, PEM",
+        MaterialError::NotCa => "bring one of a certificate authority, with the usage to sign certificates",
+        MaterialError::TrustDomain { .. } => "bring one of this trust domain, or set --trust-domain",
+        MaterialError::NoRoot | MaterialError::NoWay => {
+            "put the root there that tls.crt leads to, and what is missing between them"
+        }
+        MaterialError::Expired { .. } => "bring one that is in force",
+        MaterialError::Constrained => {
+            "bring one that permits the names of the controller's service, and has no constraints on URIs"
+        }
+        MaterialError::Unacceptable(_) | MaterialError::Signing(_) => "bring another",
     }
 }
 

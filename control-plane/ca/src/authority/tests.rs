@@ -159,7 +159,7 @@ fn a_foreign_state_is_refused_and_kept() {
 
 fn signer() -> Signer {
     let (chain, key) = Signer::generate("cluster.local").unwrap();
-    Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local").unwrap()
+    Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap()
 }
 
 #[test]

@@ -1,4 +1,6 @@
-use rcgen::{CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256};
+use rcgen::{
+    CertificateParams, CustomExtension, DnType, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256,
+};
 
 use super::*;
 
@@ -18,6 +20,15 @@ struct Traits {
     expired: bool,
     not_ca: bool,
     no_cert_sign: bool,
+    /// Names that it may sign for, and no others of their kind.
+    only: Option<(NameKind, &'static str)>,
+}
+
+/// Of a general name (RFC 5280, section 4.2.1.6), by its tag.
+#[derive(Clone, Copy)]
+enum NameKind {
+    Dns = 0x82,
+    Uri = 0x86,
 }
 
 fn ca(name: &str, above: Option<&Ca>, traits: Traits, key: KeyPair) -> Ca {
@@ -32,6 +43,7 @@ fn ca(name: &str, above: Option<&Ca>, traits: Traits, key: KeyPair) -> Ca {
         vec![if traits.no_cert_sign { KeyUsagePurpose::DigitalSignature } else { KeyUsagePurpose::KeyCertSign }];
     params.subject_alt_names =
         traits.domain.iter().map(|domain| SanType::URI(domain_uri(domain).try_into().unwrap())).collect();
+    params.custom_extensions.extend(traits.only.map(permitted));
     let certificate = match above {
         Some(above) => params.signed_by(&key, &above.issuer).unwrap(),
         None => params.self_signed(&key).unwrap(),
@@ -39,12 +51,22 @@ fn ca(name: &str, above: Option<&Ca>, traits: Traits, key: KeyPair) -> Ca {
     Ca { pem: certificate.pem(), key: key.serialize_pem(), issuer: Issuer::new(params, key) }
 }
 
+/// Name constraints (RFC 5280, section 4.2.1.10); rcgen has none for URIs.
+fn permitted((kind, name): (NameKind, &str)) -> CustomExtension {
+    let element = |tag: u8, content: &[u8]| [&[tag, content.len().try_into().unwrap()], content].concat();
+    let subtree = element(0x30, &element(kind as u8, name.as_bytes()));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], element(0x30, &element(0xa0, &subtree)));
+    extension.set_criticality(true);
+    extension
+}
+
 fn plain(name: &str, above: Option<&Ca>) -> Ca {
     ca(name, above, Traits::default(), KeyPair::generate().unwrap())
 }
 
 fn read(chain: &str, key: &str, further: &str) -> Result<Signer, MaterialError> {
-    Signer::read(Material { chain, key, further }, "cluster.local")
+    let names = ["outrigger-controller.outrigger-system.svc", "localhost"].map(str::to_owned);
+    Signer::read(Material { chain, key, further }, "cluster.local", &names)
 }
 
 fn ders(list: &[&Ca]) -> Vec<CertificateDer<'static>> {
@@ -138,29 +160,77 @@ fn refused() {
     let no_sign = with(Traits { no_cert_sign: true, ..Traits::default() });
     let cut = &root.pem[..root.pem.len() / 2];
     let broken = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
-    let cases: [(&str, &str, &str, &str, Check); 16] = [
-        ("nothing", "", "", "", |e| matches!(e, E::NoCertificate)),
-        ("garbage", "garbage", &root.key, "", |e| matches!(e, E::NoCertificate)),
-        ("half a certificate", cut, &root.key, "", |e| matches!(e, E::Certificate | E::NoCertificate)),
-        ("no key", &root.pem, "", "", |e| matches!(e, E::Key)),
-        ("a certificate for a key", &root.pem, &root.pem, "", |e| matches!(e, E::Key)),
-        ("another's key", &root.pem, &other.key, "", |e| matches!(e, E::Mismatch)),
-        ("no CA", &no_ca.pem, &no_ca.key, "", |e| matches!(e, E::NotCa)),
-        ("a CA that may not sign", &no_sign.pem, &no_sign.key, "", |e| matches!(e, E::NotCa)),
-        ("elsewhere", &elsewhere.pem, &elsewhere.key, "", |e| matches!(e, E::TrustDomain { .. })),
-        ("no root", &upper.pem, &upper.key, "", |e| matches!(e, E::NoRoot)),
-        ("another root", &upper.pem, &upper.key, &other.pem, |e| matches!(e, E::Unacceptable(_))),
-        ("a namesake", &upper.pem, &upper.key, &namesake.pem, |e| matches!(e, E::Unacceptable(_))),
-        ("expired", &expired.pem, &expired.key, "", |e| matches!(e, E::Expired)),
-        ("broken further roots", &root.pem, &root.key, broken, |e| matches!(e, E::Certificate)),
-        ("no root below", &below_old.pem, &below_old.key, "", |e| matches!(e, E::NoRoot)),
-        ("expired in between", &below_old.pem, &below_old.key, &through_old, |e| matches!(e, E::Unacceptable(_))),
+    let other_hosts = with(Traits { only: Some((NameKind::Dns, "company.example")), ..Traits::default() });
+    let other_uris = with(Traits { only: Some((NameKind::Uri, "other.example")), ..Traits::default() });
+    // Peers can't verify those at all.
+    let our_uris = with(Traits { only: Some((NameKind::Uri, "cluster.local")), ..Traits::default() });
+    let old_root = ca("old", None, Traits { expired: true, ..Traits::default() }, KeyPair::generate().unwrap());
+    let below_old_root = plain("below", Some(&old_root));
+    let cases: [(&str, &str, &str, &str, Part, Check); 20] = [
+        ("nothing", "", "", "", Part::Chain, |e| matches!(e, E::NoCertificate)),
+        ("garbage", "garbage", &root.key, "", Part::Chain, |e| matches!(e, E::NoCertificate)),
+        ("half", cut, &root.key, "", Part::Chain, |e| matches!(e, E::Certificate(_) | E::NoCertificate)),
+        ("no key", &root.pem, "", "", Part::Key, |e| matches!(e, E::Key)),
+        ("a certificate for a key", &root.pem, &root.pem, "", Part::Key, |e| matches!(e, E::Key)),
+        ("another's key", &root.pem, &other.key, "", Part::Key, |e| matches!(e, E::Mismatch)),
+        ("no CA", &no_ca.pem, &no_ca.key, "", Part::Chain, |e| matches!(e, E::NotCa)),
+        ("a CA that may not sign", &no_sign.pem, &no_sign.key, "", Part::Chain, |e| matches!(e, E::NotCa)),
+        ("elsewhere", &elsewhere.pem, &elsewhere.key, "", Part::Chain, |e| matches!(e, E::TrustDomain { .. })),
+        ("no root", &upper.pem, &upper.key, "", Part::Further, |e| matches!(e, E::NoRoot)),
+        ("another root", &upper.pem, &upper.key, &other.pem, Part::Further, |e| matches!(e, E::NoWay)),
+        ("a namesake", &upper.pem, &upper.key, &namesake.pem, Part::Further, |e| matches!(e, E::NoWay)),
+        ("expired", &expired.pem, &expired.key, "", Part::Chain, |e| matches!(e, E::Expired { .. })),
+        ("broken further roots", &root.pem, &root.key, broken, Part::Further, |e| matches!(e, E::Certificate(_))),
+        ("no root below", &below_old.pem, &below_old.key, "", Part::Further, |e| matches!(e, E::NoRoot)),
+        (
+            "expired in between",
+            &below_old.pem,
+            &below_old.key,
+            &through_old,
+            Part::Further,
+            |e| matches!(e, E::Expired { subject, .. } if subject == "CN=old"),
+        ),
+        ("an expired root", &below_old_root.pem, &below_old_root.key, &old_root.pem, Part::Further, |e| {
+            matches!(e, E::Expired { .. })
+        }),
+        ("for other hosts", &other_hosts.pem, &other_hosts.key, "", Part::Chain, |e| matches!(e, E::Constrained)),
+        ("for other URIs", &other_uris.pem, &other_uris.key, "", Part::Chain, |e| matches!(e, E::Constrained)),
+        ("for our URIs", &our_uris.pem, &our_uris.key, "", Part::Chain, |e| matches!(e, E::Constrained)),
     ];
-    for (what, chain, key, further, wanted) in cases {
+    for (what, chain, key, further, part, wanted) in cases {
         let error = read(chain, key, further).map(|_| ()).expect_err(what);
         assert!(wanted(&error), "{what}: {error}");
+        assert_eq!(error.part(), part, "{what}: {error}");
         assert!(!format!("{error} {error:?}").contains("PRIVATE"), "{what}");
     }
+}
+
+#[test]
+fn a_company_may_bind_its_intermediate_to_the_names_of_the_mesh() {
+    let root = plain("root", None);
+    let bound = |suffix| {
+        let only = Some((NameKind::Dns, suffix));
+        ca("bound", Some(&root), Traits { only, ..Traits::default() }, KeyPair::generate().unwrap())
+    };
+    let signs = |ca: &Ca, names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let material = Material { chain: &ca.pem, key: &ca.key, further: &root.pem };
+        Signer::read(material, "cluster.local", &names)
+    };
+    let cluster = bound("svc");
+    assert!(signs(&cluster, &["outrigger-controller.outrigger-system.svc"]).is_ok());
+    let error = signs(&cluster, &["outrigger-controller.outrigger-system.svc", "localhost"]).unwrap_err();
+    assert!(matches!(error, MaterialError::Constrained), "{error}");
+}
+
+#[test]
+fn a_renewed_root_is_the_one_that_counts() {
+    let new = plain("root", None);
+    let again = KeyPair::from_pem(&new.key).unwrap();
+    let old = ca("root", None, Traits { expired: true, ..Traits::default() }, again);
+    let below = plain("below", Some(&new));
+    let signer = read(&below.pem, &below.key, &(old.pem.clone() + &new.pem)).unwrap();
+    assert!(signer.expires() > SystemTime::now() + 29 * DAY);
 }
 
 #[test]
@@ -180,6 +250,6 @@ fn a_new_root_is_one() {
     assert!(!certificate.contains("PRIVATE") && !key.contains("CERTIFICATE"));
     assert!(matches!(read(&certificate, &key, ""), Err(MaterialError::TrustDomain { .. })));
     let material = Material { chain: &certificate, key: &key, further: "" };
-    let signer = Signer::read(material, "mesh.example").unwrap();
+    let signer = Signer::read(material, "mesh.example", &[]).unwrap();
     assert!(!format!("{signer:?}").contains("PRIVATE"));
 }

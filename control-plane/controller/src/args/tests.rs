@@ -39,6 +39,8 @@ fn half_of_a_mode_or_two_are_refused() {
         ("controller --kubernetes --pod-name p --state c", "--state"),
         ("controller --config-dir a --tokens b --state c --root-secret s", "--root-secret"),
         ("controller --config-dir a --tokens b --state c --pod-name p", "--pod-name"),
+        ("controller --kubernetes --pod-name p --cluster-domain cluster.local.", "--cluster-domain"),
+        ("controller --kubernetes --pod-name p --cluster-domain not/a/domain", "--cluster-domain"),
         ("controller --kubernetes --pod-name p --trust-domain Not_A_Domain", "--trust-domain"),
     ] {
         let error = parse(line).expect_err(line);

@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use serde_json::{Value, json};
 use tokio::{
     task::{JoinHandle, yield_now},
@@ -8,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::fake;
+use crate::{certificate::names, fake};
 
 const PATH: &str = "/api/v1/namespaces/outrigger-system/secrets/outrigger-root";
 
@@ -59,7 +60,7 @@ impl Cluster {
     fn root(&self) -> RootSecret {
         let state = Arc::clone(&self.0);
         let client = fake::client(move |line, body| std::future::ready(state.lock().unwrap().answer(&line, &body)));
-        RootSecret::new(client, "outrigger-root".to_owned(), "cluster.local".to_owned())
+        RootSecret::new(client, "outrigger-root".to_owned(), "cluster.local".to_owned(), names(Some("mesh.example")))
     }
 }
 
@@ -93,6 +94,36 @@ impl State {
         }
         self.secret.clone().map_or_else(|| fake::refusal(404), |secret| (200, secret))
     }
+}
+
+/// A certificate authority as a company has one.
+struct Ca {
+    pem: String,
+    key: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// Good until so many days from now.
+fn ca(name: &str, above: Option<&Ca>, days: i64, change: impl FnOnce(&mut CertificateParams)) -> Ca {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let (now, day) = (std::time::SystemTime::now(), Duration::from_secs(24 * 3600));
+    let away = day * u32::try_from(days.abs()).unwrap();
+    params.not_before = (now - day * 30).into();
+    params.not_after = if days < 0 { now - away } else { now + away }.into();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = match above {
+        Some(above) => params.signed_by(&key, &above.issuer).unwrap(),
+        None => params.self_signed(&key).unwrap(),
+    };
+    Ca { pem: certificate.pem(), key: key.serialize_pem(), issuer: Issuer::new(params, key) }
+}
+
+fn holding(certificate: &str, key: &str, further: &str) -> Value {
+    json!({ "tls.crt": encoded(certificate), "tls.key": encoded(key), "ca.crt": encoded(further) })
 }
 
 fn encoded(text: &str) -> Value {
@@ -131,24 +162,61 @@ async fn the_second_of_two_replicas_takes_the_firsts_root() {
 }
 
 #[tokio::test]
-async fn what_it_holds_is_never_overwritten() {
-    let mixed = {
-        let (mut one, other) = (made("cluster.local"), made("cluster.local"));
-        one["tls.key"] = other["tls.key"].clone();
-        one
-    };
+async fn a_companys_intermediate_signs_below_the_companys_root() {
+    let root = ca("company", None, 300, |_| {});
+    let upper = ca("clusters", Some(&root), 200, |_| {});
+    let own = ca("mesh", Some(&upper), 100, |_| {});
     for (what, data) in [
-        ("garbage", json!({ "tls.crt": encoded("garbage"), "tls.key": encoded("garbage") })),
-        ("no text", json!({ "tls.crt": "//79", "tls.key": "//79" })),
-        ("something else", json!({ "notes": encoded("mine") })),
-        ("half", json!({ "tls.crt": made("cluster.local")["tls.crt"] })),
-        ("another trust domain", made("other.example")),
-        ("another's key", mixed),
+        ("as cert-manager writes it", holding(&(own.pem.clone() + &upper.pem), &own.key, &root.pem)),
+        ("all above in ca.crt", holding(&own.pem, &own.key, &(upper.pem.clone() + &root.pem))),
+        ("all in tls.crt", holding(&(own.pem.clone() + &upper.pem + &root.pem), &own.key, "")),
+    ] {
+        let cluster = Cluster::with(&data);
+        let authority = Authority::new(cluster.root().load().await.unwrap_or_else(|e| panic!("{what}: {e}")).signer);
+        assert_eq!(authority.roots_pem().matches("BEGIN").count(), 1, "{what}");
+        let shown = authority.server_certificate(&["localhost"], Duration::from_secs(60)).unwrap();
+        assert_eq!(shown.chain.len(), 3, "{what}: a leaf and two intermediates");
+        assert_eq!((cluster.data(), cluster.writes()), (data, 0), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_it_holds_is_never_overwritten_and_the_error_says_what_to_do() {
+    let root = ca("company", None, 300, |_| {});
+    let (own, other) = (ca("mesh", Some(&root), 100, |_| {}), ca("other", None, 300, |_| {}));
+    let no_ca = ca("no CA", Some(&root), 100, |params| params.is_ca = IsCa::ExplicitNoCa);
+    let old = ca("old", Some(&root), -1, |_| {});
+    let elsewhere = ca("elsewhere", Some(&root), 100, |params| {
+        params.subject_alt_names = vec![SanType::URI("spiffe://other.example".try_into().unwrap())];
+    });
+    // Permits URIs of one host and no others (RFC 5280, section 4.2.1.10).
+    let bound = ca("bound", Some(&root), 100, |params| {
+        let content = [b"\x30\x13\xa0\x11\x30\x0f\x86\x0d", &b"other.example"[..]].concat();
+        params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], content)];
+    });
+    let crt = |text| json!({ "tls.crt": encoded(text) });
+    for (what, data, words) in [
+        ("garbage", holding("garbage", "garbage", ""), ["tls.crt: there is no PEM certificate", "put the certificate"]),
+        ("no text", json!({ "tls.crt": "//79" }), ["tls.crt: there is no PEM certificate", "put the certificate"]),
+        ("something else", json!({ "notes": encoded("mine") }), ["tls.crt: there is no", "put the certificate"]),
+        ("no key", crt(&own.pem), ["tls.key: there is no PEM key", "put the key"]),
+        ("no certificate", json!({ "tls.key": encoded(&own.key) }), ["tls.crt: there is no", "put the certificate"]),
+        ("only roots", json!({ "ca.crt": encoded(&root.pem) }), ["tls.crt: there is no", "put the certificate"]),
+        ("another's key", holding(&own.pem, &other.key, &root.pem), ["tls.key: the key is of another", "put the key"]),
+        ("no CA", holding(&no_ca.pem, &no_ca.key, &root.pem), ["tls.crt: the certificate may not sign", "authority"]),
+        ("expired", holding(&old.pem, &old.key, &root.pem), ["tls.crt: the certificate of \"CN=old\" has", "in force"]),
+        ("elsewhere", holding(&elsewhere.pem, &elsewhere.key, &root.pem), ["domain other.example", "--trust-domain"]),
+        ("bound", holding(&bound.pem, &bound.key, &root.pem), ["tls.crt: name constraints", "that permits"]),
+        ("no root", holding(&own.pem, &own.key, ""), ["ca.crt: the certificate was signed by another", "put the root"]),
+        ("another root", holding(&own.pem, &own.key, &other.pem), ["ca.crt: no root that is given", "put the root"]),
+        ("a broken root", holding(&own.pem, &own.key, &root.pem[..200]), ["ca.crt: a certificate can't", "put whole"]),
+        ("another domain", made("other.example"), ["tls.crt: the certificate is of trust", "--trust-domain"]),
     ] {
         let cluster = Cluster::with(&data);
         let error = load(&cluster).await.expect_err(what);
-        assert!(matches!(error, RootError::Unusable { .. }), "{what}: {error}");
-        assert!(error.to_string().contains("outrigger-system/outrigger-root"), "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("Secret outrigger-system/outrigger-root, "), "{what}: {text}");
+        assert!(words.iter().all(|words| text.contains(words)), "{what}: {text}");
         assert!(!format!("{error} {error:?}").contains("PRIVATE"), "{what}");
         assert_eq!((cluster.data(), cluster.writes()), (data, 0), "{what}");
     }
@@ -211,15 +279,15 @@ impl Following {
         std::mem::take(&mut self.told.lock().unwrap())
     }
 
-    /// The end of what signs now: every root's is another, made later.
+    /// The end of what signs now: each root in these tests has another.
     fn signs(&self) -> std::time::SystemTime {
         self.authority.expires()
     }
 
-    /// Puts another root there, whose end can be told from the one before.
-    fn rotate(&self) {
-        std::thread::sleep(Duration::from_millis(1100));
-        self.cluster.put(&made("cluster.local"));
+    /// Puts another root there.
+    fn rotate(&self, days: i64) {
+        let next = ca("next", None, days, |_| {});
+        self.cluster.put(&holding(&next.pem, &next.key, ""));
     }
 }
 
@@ -227,7 +295,7 @@ impl Following {
 async fn a_new_root_is_trusted_at_once_and_signs_when_all_know_it() {
     let replica = Following::new().await;
     let (old, before) = (replica.signs(), replica.authority.roots());
-    replica.rotate();
+    replica.rotate(100);
     assert_eq!(replica.after(31).await, [News::Trusted]);
     let both = replica.authority.roots();
     assert!(both.len() == 2 && both.contains(&before[0]));
@@ -245,9 +313,9 @@ async fn a_new_root_is_trusted_at_once_and_signs_when_all_know_it() {
 async fn a_second_change_takes_the_place_of_the_first() {
     let replica = Following::new().await;
     let old = replica.signs();
-    replica.rotate();
+    replica.rotate(100);
     assert_eq!(replica.after(61).await, [News::Trusted]);
-    replica.rotate();
+    replica.rotate(200);
     assert_eq!(replica.after(170).await, [News::Trusted]);
     assert_eq!(replica.signs(), old, "the first would have signed by now");
     assert_eq!(replica.after(100).await, [News::Signs]);

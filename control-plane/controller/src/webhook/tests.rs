@@ -12,7 +12,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
 use crate::{
-    certificate::OwnCertificate,
+    certificate::{self, OwnCertificate},
     fake::{self, pod_token, refusal},
 };
 
@@ -58,10 +58,10 @@ async fn api(line: String, body: Value) -> (u16, Value) {
 impl Port {
     async fn open() -> Self {
         let (chain, key) = Signer::generate("cluster.local").unwrap();
-        let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local").unwrap();
+        let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap();
         let authority = Arc::new(Authority::new(signer));
         let root = CertificateDer::from(authority.roots()[0].to_vec());
-        let own = OwnCertificate::new(authority, Some("cluster.local")).unwrap();
+        let own = OwnCertificate::new(authority, certificate::names(Some("mesh.example"))).unwrap();
         let (namespaces, namespaces_seen) = watch::channel(Arc::default());
         let (derived, derived_seen) = watch::channel(None);
         let client = fake::client(api);
@@ -225,7 +225,7 @@ async fn what_is_no_review_is_refused() {
 async fn http2_is_spoken_too() {
     let port = Port::open().await;
     port.know("shop", &[("outrigger.dev/mode", "shared")]);
-    let stream = TokioIo::new(port.connect("outrigger-controller.outrigger-system.svc.cluster.local", b"h2").await);
+    let stream = TokioIo::new(port.connect("outrigger-controller.outrigger-system.svc.mesh.example", b"h2").await);
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
     let body = Full::<Bytes>::from(pod("shop").to_string());

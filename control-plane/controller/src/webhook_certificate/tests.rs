@@ -14,14 +14,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::tls::Tls;
+use crate::{certificate, tls::Tls};
 
 const SERVICE: &str = "outrigger-controller.outrigger-system.svc";
 
 fn own() -> Arc<OwnCertificate> {
     let (chain, key) = Signer::generate("cluster.local").unwrap();
-    let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local").unwrap();
-    OwnCertificate::new(Arc::new(Authority::new(signer)), None).unwrap()
+    let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap();
+    OwnCertificate::new(Arc::new(Authority::new(signer)), certificate::names(None)).unwrap()
 }
 
 /// Writes what cert-manager would; gives the certificate.
