@@ -7,6 +7,7 @@ mod admin;
 mod args;
 mod authenticate;
 mod certificate;
+mod confidential;
 mod embedded;
 #[cfg(test)]
 mod fake;

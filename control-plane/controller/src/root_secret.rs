@@ -7,11 +7,18 @@ mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use http::{Request, StatusCode};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Client, Resource,
+    api::PostParams,
+    core::{self, params::GetParams, request},
+};
 use outrigger_ca::{Authority, AuthorityError, Material, MaterialError, Part, Signer};
 use outrigger_wire::names::SYSTEM_NAMESPACE;
 use tokio::time::{self, Instant};
+
+use crate::confidential::{self, CallError};
 
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
@@ -30,7 +37,7 @@ type Data = BTreeMap<String, ByteString>;
 
 /// The Secret, whatever it holds.
 pub(crate) struct RootSecret {
-    api: Api<Secret>,
+    client: Client,
     name: String,
     trust_domain: String,
     /// Of the controller's own certificate.
@@ -68,8 +75,8 @@ pub(crate) enum RootError {
     Unusable { name: String, source: MaterialError },
     #[error("no root can be made: {0}")]
     Generate(#[from] AuthorityError),
-    #[error("the API server: {0}")]
-    Api(#[from] kube::Error),
+    #[error("Secret {SYSTEM_NAMESPACE}/{name}: {source}")]
+    Call { name: String, source: CallError },
     #[error("the API server doesn't answer in time")]
     Timeout(#[from] time::error::Elapsed),
 }
@@ -78,7 +85,7 @@ pub(crate) enum RootError {
 
 impl RootSecret {
     pub(crate) fn new(client: Client, name: String, trust_domain: String, server_names: Vec<String>) -> Self {
-        Self { api: Api::namespaced(client, SYSTEM_NAMESPACE), name, trust_domain, server_names }
+        Self { client, name, trust_domain, server_names }
     }
 
     /// What signs, as soon as it can be had. What only a person can mend is waited for, too: it is logged.
@@ -184,17 +191,32 @@ impl RootSecret {
     }
 
     async fn get(&self) -> Result<Option<Secret>, RootError> {
-        Ok(time::timeout(PATIENCE, self.api.get_opt(&self.name)).await??)
+        self.call(self.requests().get(&self.name, &GetParams::default()), StatusCode::NOT_FOUND).await
     }
 
     /// `None` if somebody else has written since `secret` was read.
     async fn fill(&self, mut secret: Secret, data: Data) -> Result<Option<Secret>, RootError> {
         secret.data = Some(data);
         // With the resourceVersion that was read: the API server refuses whoever is second.
-        match time::timeout(PATIENCE, self.api.replace(&self.name, &PostParams::default(), &secret)).await? {
-            Ok(written) => Ok(Some(written)),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
-            Err(error) => Err(error.into()),
+        let body = serde_json::to_vec(&secret).map_err(request::Error::SerializeBody);
+        let request = body.and_then(|body| self.requests().replace(&self.name, &PostParams::default(), body));
+        self.call(request, StatusCode::CONFLICT).await
+    }
+
+    fn requests(&self) -> core::Request {
+        core::Request::new(Secret::url_path(&(), Some(SYSTEM_NAMESPACE)))
+    }
+
+    /// `None` if the API server answers `none`.
+    async fn call(
+        &self,
+        request: Result<Request<Vec<u8>>, request::Error>,
+        none: StatusCode,
+    ) -> Result<Option<Secret>, RootError> {
+        match time::timeout(PATIENCE, confidential::call(&self.client, request)).await? {
+            Ok(secret) => Ok(Some(secret)),
+            Err(CallError::Refused { code, .. }) if code == none => Ok(None),
+            Err(source) => Err(RootError::Call { name: self.name.clone(), source }),
         }
     }
 

@@ -20,7 +20,11 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Client, Resource,
+    api::PostParams,
+    core::{Request, request},
+};
 use outrigger_model::MeshSnapshot;
 use outrigger_wire::{
     SpiffeId,
@@ -32,7 +36,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::authenticate::Refusal;
+use crate::{
+    authenticate::Refusal,
+    confidential::{self, CallError, shortened},
+};
 use verdicts::{Key, Verdicts};
 
 /// Longest token in bytes.
@@ -48,8 +55,6 @@ const KEPT_BAD: usize = 1024;
 const AT_ONCE: usize = 64;
 /// For a review, waiting for its turn included.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest part of the API server's reason that is logged.
-const MAX_REASON: usize = 200;
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
@@ -76,7 +81,7 @@ pub(crate) enum ReviewError {
 
 /// Asks the API server, and remembers.
 pub(crate) struct TokenReviews {
-    api: Api<TokenReview>,
+    client: Client,
     turns: Semaphore,
     memory: Mutex<Memory>,
     counts: Counts,
@@ -125,7 +130,7 @@ impl TokenReviews {
         let memory =
             Memory { good: Verdicts::new(GOOD, KEPT_GOOD), bad: Verdicts::new(BAD, KEPT_BAD), asking: HashMap::new() };
         Self {
-            api: Api::all(client),
+            client,
             turns: Semaphore::new(AT_ONCE),
             memory: Mutex::new(memory),
             counts: Counts::default(),
@@ -202,12 +207,21 @@ impl TokenReviews {
     async fn review(&self, token: &str) -> Result<Caller, ReviewError> {
         // Never closed, so there is always a turn to wait for.
         let _turn = self.turns.acquire().await;
-        let spec = TokenReviewSpec { audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
-        let review = TokenReview { spec, ..TokenReview::default() };
-        let answer = self.api.create(&PostParams::default(), &review).await;
+        let answer: Result<TokenReview, CallError> = confidential::call(&self.client, request(token)).await;
+        // A reason may repeat what was asked, and is cut after that is out of it.
+        let hide = |reason: String| reason.replace(token, "TOKEN");
         // Also if it says that we may not ask: that is our fault, not the caller's.
-        let answer = answer.map_err(|error| ReviewError::Unavailable(error.to_string()))?;
-        verdict(&answer.status.unwrap_or_default())
+        let unavailable = |error: CallError| ReviewError::Unavailable(error.to_string());
+        match answer {
+            Ok(review) => verdict(&review.status.unwrap_or_default()).map_err(|error| match error {
+                ReviewError::Denied(reason) => ReviewError::Denied(shortened(&hide(reason))),
+                error => error,
+            }),
+            Err(CallError::Refused { code, reason }) => {
+                Err(unavailable(CallError::Refused { code, reason: hide(reason) }))
+            }
+            Err(error) => Err(unavailable(error)),
+        }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -244,11 +258,17 @@ impl Drop for Asking<'_> {
     }
 }
 
+fn request(token: &str) -> Result<http::Request<Vec<u8>>, request::Error> {
+    let spec = TokenReviewSpec { audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
+    let review = TokenReview { spec, ..TokenReview::default() };
+    let body = serde_json::to_vec(&review).map_err(request::Error::SerializeBody)?;
+    Request::new(TokenReview::url_path(&(), None)).create(&PostParams::default(), body)
+}
+
 /// What a review's status says: good only if everything that we need is there.
 fn verdict(status: &TokenReviewStatus) -> Result<Caller, ReviewError> {
     if status.authenticated != Some(true) {
-        let reason = status.error.as_deref().unwrap_or_default();
-        return Err(ReviewError::Denied(reason.chars().take(MAX_REASON).collect()));
+        return Err(ReviewError::Denied(status.error.clone().unwrap_or_default()));
     }
     // An API server that knows nothing of audiences leaves them out, and would take a token for anybody.
     let audience = status.audiences.iter().flatten().any(|audience| audience == TOKEN_AUDIENCE);

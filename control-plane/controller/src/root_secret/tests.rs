@@ -228,6 +228,16 @@ async fn the_remedy_for_an_absent_secret_is_named() {
     assert!(error.contains("outrigger-system/outrigger-root") && error.contains("--root-secret"), "{error}");
 }
 
+#[tokio::test]
+async fn an_api_server_that_says_no_is_told_with_the_secrets_name() {
+    let cluster = Cluster::with(&Value::Null);
+    for code in [401, 403, 500] {
+        cluster.fail(&[code]);
+        let error = load(&cluster).await.unwrap_err().to_string();
+        assert!(error.contains("outrigger-system/outrigger-root") && error.contains(&code.to_string()), "{error}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_waits_for_the_api_server_and_for_people() {
     let minute = Duration::from_secs(60);

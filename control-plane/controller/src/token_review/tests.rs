@@ -7,7 +7,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::fake::{self, pod_token};
+use crate::{
+    authenticate::Authenticator,
+    fake::{self, pod_token},
+};
 
 fn said(status: Value) -> Result<Caller, ReviewError> {
     verdict(&serde_json::from_value(status).unwrap())
@@ -132,8 +135,68 @@ async fn ten_thousand_proxies_with_two_calls_each_cost_ten_thousand_reviews() {
         answered += usize::from(call.unwrap().is_ok());
     }
     assert_eq!((answered, server.asked()), (20_000, 10_000));
-    assert!(server.most_at_once.load(Ordering::SeqCst) <= AT_ONCE);
+    assert_eq!(server.most_at_once.load(Ordering::SeqCst), 64);
     assert!(reviews.memory().asking.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_calls_with_one_token_cost_one_review() {
+    let server = Server::default();
+    let reviews = Arc::new(server.reviews());
+    for (token, good) in [("good-1", true), ("bad", false)] {
+        let mut calls = JoinSet::new();
+        for _ in 0..1000 {
+            let reviews = Arc::clone(&reviews);
+            calls.spawn(async move { reviews.caller(token).await.is_ok() });
+        }
+        assert!(calls.join_all().await.into_iter().all(|ok| ok == good), "{token}");
+        assert_eq!(server.asked(), 1, "{token}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_others_for_an_api_server_that_hangs() {
+    let server = Server::default();
+    server.hangs.store(1, Ordering::SeqCst);
+    let reviews = Arc::new(server.reviews());
+    let mut calls = JoinSet::new();
+    let begun = Instant::now();
+    // Of one pod, and of more pods than are asked about at once.
+    for token in (0..50).map(|_| "good-1".to_owned()).chain((0..200).map(|pod| format!("good-{pod}"))) {
+        let reviews = Arc::clone(&reviews);
+        calls.spawn(async move { (reviews.caller(&token).await.map_err(|error| error.refusal()), Instant::now()) });
+    }
+    for (verdict, at) in calls.join_all().await {
+        assert_eq!((verdict, at - begun), (Err(Refusal::Unavailable), Duration::from_secs(5)));
+    }
+    assert_eq!((server.asked(), reviews.memory().asking.len()), (64, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_is_shown_whatever_the_api_server_says_of_it() {
+    let token = format!("eyJhbGciOiJSUzI1NiJ9.{}.c2lnbmF0dXJl", "cGF5bG9hZA".repeat(80));
+    let said = format!("{}: {token} {token}", "a long reason".repeat(10));
+    let log = fake::Log::default();
+    let _logging = log.begin();
+    for (code, answer) in [
+        (201, json!({ "spec": { "token": token }, "status": { "authenticated": false, "error": said } })),
+        (201, json!({ "spec": { "token": token }, "status": token })),
+        (201, json!(token)),
+        (422, json!({ "kind": "Status", "status": "Failure", "code": 422, "message": said })),
+        (500, json!(token)),
+    ] {
+        let client = fake::client(move |_, _| std::future::ready((code, answer.clone())));
+        let reviews = TokenReviews::new(client, watch::channel(Arc::default()).1, "cluster.local".to_owned());
+        let mut headers = http::HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let authenticator = Authenticator::Reviews(Arc::new(reviews));
+        authenticator.authenticate(&headers, ([127, 0, 0, 1], 1).into()).await.unwrap_err();
+        let Authenticator::Reviews(reviews) = authenticator else { unreachable!() };
+        let error = reviews.caller(&token).await.unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("eyJ"), "{error:?}");
+    }
+    let log = log.text();
+    assert!(log.contains("a call was refused") && log.contains("TOKEN") && !log.contains("eyJ"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,7 +204,7 @@ async fn an_api_server_that_is_away_refuses_nobody_for_good() {
     let server = Server::default();
     let reviews = server.reviews();
     reviews.caller("good-known").await.unwrap();
-    for code in [500, 503, 429, 403] {
+    for code in [500, 503, 429, 403, 401, 404] {
         server.code.store(code, Ordering::SeqCst);
         let error = reviews.caller("good-new").await.unwrap_err();
         assert_eq!(error.refusal(), Refusal::Unavailable, "{code}");
