@@ -70,13 +70,15 @@ impl Server {
             () = stop.cancelled() => None,
         };
         let Some(stream) = stream else { return };
-        let service = {
-            let server = Arc::clone(&self);
-            service_fn(move |request| Arc::clone(&server).call(request, peer))
-        };
+        let asked = CancellationToken::new();
+        let service = service_fn(|request| {
+            asked.cancel();
+            Arc::clone(&self).call(request, peer)
+        });
         let mut connection = std::pin::pin!(self.http2.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
+            () = listener::silence(&asked) => return tracing::debug!(%peer, "nothing was asked for in time"),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

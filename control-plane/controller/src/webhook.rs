@@ -118,7 +118,9 @@ impl Webhook {
             () = stop.cancelled() => None,
         };
         let Some(stream) = stream else { return };
-        let service = service_fn(move |request| {
+        let asked = CancellationToken::new();
+        let service = service_fn(|request| {
+            asked.cancel();
             let webhook = Arc::clone(&self);
             async move {
                 let page = timeout(PATIENCE, webhook.answer(request)).await;
@@ -138,6 +140,7 @@ impl Webhook {
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
+            () = listener::silence(&asked) => return tracing::debug!(%peer, "nothing was asked for in time"),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

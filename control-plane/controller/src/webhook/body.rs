@@ -75,7 +75,10 @@ impl Whole {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
+    use std::convert::Infallible;
+
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
 
     use super::*;
 
@@ -95,5 +98,17 @@ mod tests {
         assert_eq!(bodies.read(body(1)).await.err(), Some(Unread::Busy));
         held.pop();
         assert!(bodies.read(body(MAX_BODY)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_that_doesnt_say_its_length_is_bounded_too() {
+        let bodies = Bodies::new();
+        let pieces = |count| {
+            let piece = || Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'x'; MAX_BODY / 8])));
+            StreamBody::new(tokio_stream::iter((0..count).map(move |_| piece())))
+        };
+        assert_eq!(bodies.read(pieces(8)).await.map(|whole| whole.bytes.len()).ok(), Some(MAX_BODY));
+        assert_eq!(bodies.read(pieces(9)).await.err(), Some(Unread::TooLong));
+        assert_eq!(bodies.0.available_permits(), MAX_BODIES / PIECE, "all of the memory is given back");
     }
 }

@@ -1,11 +1,20 @@
-use std::collections::BTreeMap;
+mod files;
+mod slow;
+
+use std::{collections::BTreeMap, path::PathBuf};
 
 use arc_swap::ArcSwap;
-use http_body_util::BodyExt;
-use hyper::client::conn::{http1, http2};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{
+    body::Body,
+    client::conn::{http1, http2},
+};
 use outrigger_ca::{Authority, Material, Signer};
 use outrigger_webhook::InjectorConfig;
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -57,6 +66,11 @@ async fn api(line: String, body: Value) -> (u16, Value) {
 
 impl Port {
     async fn open() -> Self {
+        Self::open_with(None).await
+    }
+
+    /// With a certificate in files, which the port follows.
+    async fn open_with(files: Option<PathBuf>) -> Self {
         let (chain, key) = Signer::generate("cluster.local").unwrap();
         let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap();
         let authority = Arc::new(Authority::new(signer));
@@ -77,7 +91,8 @@ impl Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let certificate = WebhookCertificate::new(own, None).unwrap();
+        let certificate = WebhookCertificate::new(own, files).unwrap();
+        tokio::spawn(Arc::clone(&certificate).keep_fresh());
         let task = tokio::spawn(Arc::clone(&webhook).run(listener, certificate, stop.clone()));
         Self { address, root, webhook, namespaces, derived, stop, task }
     }
@@ -91,8 +106,18 @@ impl Port {
     }
 
     async fn connect(&self, name: &'static str, alpn: &[u8]) -> TlsStream<TcpStream> {
+        self.connect_by(self.root.clone(), name, alpn).await.unwrap()
+    }
+
+    /// Trusts only that root.
+    async fn connect_by(
+        &self,
+        root: CertificateDer<'static>,
+        name: &'static str,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.root.clone()).unwrap();
+        roots.add(root).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -101,10 +126,13 @@ impl Port {
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
         let stream = TcpStream::connect(self.address).await.unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name.try_into().unwrap(), stream).await.unwrap()
+        TlsConnector::from(Arc::new(config)).connect(name.try_into().unwrap(), stream).await
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> (StatusCode, Bytes) {
+    async fn send<B>(&self, request: Request<B>) -> (StatusCode, Bytes)
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
         let stream = TokioIo::new(self.connect(SERVICE, b"http/1.1").await);
         let (mut sender, connection) = http1::handshake(stream).await.unwrap();
         tokio::spawn(connection);
@@ -212,13 +240,35 @@ async fn what_is_no_review_is_refused() {
         assert_eq!(port.post(page, "{}").await.0, StatusCode::BAD_REQUEST);
         assert_eq!(port.post(page, "").await.0, StatusCode::BAD_REQUEST);
         assert_eq!(port.post(page, vec![b'['; 8 << 20]).await.0, StatusCode::BAD_REQUEST);
-        assert_eq!(port.post(page, vec![b' '; (8 << 20) + 1]).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+        // It is told before it has sent any of it.
+        let announced = Request::post(page).header("host", SERVICE).header("content-length", (8 << 20) + 1);
+        let (status, _) = port.send(announced.body(StreamBody::new(tokio_stream::pending())).unwrap()).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     }
     assert_eq!(port.post("/", "{}").await.0, StatusCode::NOT_FOUND);
     let get = Request::get("/inject").header("host", SERVICE).body(Full::default()).unwrap();
     assert_eq!(port.send(get).await.0, StatusCode::METHOD_NOT_ALLOWED);
     // And nothing of it was in the way of the next.
     assert_eq!(port.review("/inject", &pod("shop")).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn it_shows_the_names_of_its_service_signed_by_the_mesh() {
+    let port = Port::open().await;
+    for name in [
+        SERVICE,
+        "outrigger-controller.outrigger-system.svc.mesh.example",
+        "outrigger-controller.outrigger-system",
+        "localhost",
+    ] {
+        port.connect_by(port.root.clone(), name, b"h2").await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    for name in ["outrigger-controller.outrigger-system.svc.cluster.local", "outrigger-controller.shop.svc"] {
+        assert!(port.connect_by(port.root.clone(), name, b"h2").await.is_err(), "{name}");
+    }
+    let (other, _) = Signer::generate("cluster.local").unwrap();
+    let other = CertificateDer::from_pem_slice(other.as_bytes()).unwrap();
+    assert!(port.connect_by(other, SERVICE, b"h2").await.is_err());
 }
 
 #[tokio::test]

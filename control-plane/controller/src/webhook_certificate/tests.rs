@@ -118,14 +118,14 @@ async fn renewed_files_are_shown_and_broken_ones_are_not() {
     bring(dir.path());
     let certificate = WebhookCertificate::new(own(), Some(dir.path().to_owned())).unwrap();
     let next = bring(dir.path());
-    let files = certificate.files.as_ref().unwrap();
-    files.look();
+    let (files, mut told) = (certificate.files.as_ref().unwrap(), None);
+    files.look(&mut told);
     assert_eq!(shown(&certificate, SERVICE).await, next);
     // A key of another certificate, then none at all.
     fs::write(dir.path().join("tls.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
-    files.look();
+    files.look(&mut told);
     fs::remove_file(dir.path().join("tls.crt")).unwrap();
-    files.look();
+    files.look(&mut told);
     assert_eq!(shown(&certificate, SERVICE).await, next);
 }
 
