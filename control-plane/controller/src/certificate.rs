@@ -35,13 +35,13 @@ struct Made {
     ends: SystemTime,
 }
 
-/// What clients call the controller: the service of a cluster, `outrigger-controller.outrigger-system.svc`, with the
-/// cluster's DNS domain, too, if it has one; other replicas leave out `.svc`; on one machine it is `localhost`.
+/// What clients call the controller: the service, with and without the cluster's DNS domain; other replicas leave out
+/// `.svc`. Where there is no cluster, it may be `localhost`, too.
 pub(crate) fn names(cluster_domain: Option<&str>) -> Vec<String> {
     let short = format!("{CONTROLLER_NAME}.{SYSTEM_NAMESPACE}");
     let service = format!("{short}.svc");
-    let whole = cluster_domain.map(|domain| format!("{service}.{domain}"));
-    [service, short, "localhost".to_owned()].into_iter().chain(whole).collect()
+    let last = cluster_domain.map_or("localhost".to_owned(), |domain| format!("{service}.{domain}"));
+    vec![service, short, last]
 }
 
 // === impl OwnCertificate ===

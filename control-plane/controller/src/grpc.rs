@@ -110,3 +110,50 @@ impl Server {
         self.routes.clone().oneshot(request).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outrigger_ca::{Authority, Material, Signer};
+    use rustls::{
+        ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, pem::PemObject},
+    };
+    use tokio::{
+        io::AsyncReadExt,
+        sync::watch,
+        time::{self, Instant},
+    };
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::{certificate, tokens::TokenFiles};
+
+    #[tokio::test]
+    async fn a_peer_that_asks_for_nothing_is_given_up() {
+        let (chain, key) = Signer::generate("cluster.local").unwrap();
+        let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap();
+        let own = OwnCertificate::new(Arc::new(Authority::new(signer)), certificate::names(None)).unwrap();
+        let tokens = tempfile::tempdir().unwrap();
+        let tokens = TokenFiles::new(tokens.path().to_owned(), watch::channel(Arc::default()).1);
+        let server = Server::new(own, Arc::new(Authenticator::Files(tokens)), Routes::default()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(server.run(listener, CancellationToken::new()));
+
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+
+        // From here on nobody sends anything: the clock jumps to what is waited for.
+        time::pause();
+        let begun = Instant::now();
+        let ended = time::timeout(Duration::from_secs(3600), stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok() && begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
+    }
+}

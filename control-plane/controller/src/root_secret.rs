@@ -191,7 +191,7 @@ impl RootSecret {
     }
 
     async fn get(&self) -> Result<Option<Secret>, RootError> {
-        self.call(self.requests().get(&self.name, &GetParams::default()), StatusCode::NOT_FOUND).await
+        self.call(requests().get(&self.name, &GetParams::default()), StatusCode::NOT_FOUND).await
     }
 
     /// `None` if somebody else has written since `secret` was read.
@@ -199,12 +199,8 @@ impl RootSecret {
         secret.data = Some(data);
         // With the resourceVersion that was read: the API server refuses whoever is second.
         let body = serde_json::to_vec(&secret).map_err(request::Error::SerializeBody);
-        let request = body.and_then(|body| self.requests().replace(&self.name, &PostParams::default(), body));
+        let request = body.and_then(|body| requests().replace(&self.name, &PostParams::default(), body));
         self.call(request, StatusCode::CONFLICT).await
-    }
-
-    fn requests(&self) -> core::Request {
-        core::Request::new(Secret::url_path(&(), Some(SYSTEM_NAMESPACE)))
     }
 
     /// `None` if the API server answers `none`.
@@ -225,6 +221,10 @@ impl RootSecret {
         let unusable = |source| RootError::Unusable { name: self.name.clone(), source };
         Signer::read(material, &self.trust_domain, &self.server_names).map_err(unusable)
     }
+}
+
+fn requests() -> core::Request {
+    core::Request::new(Secret::url_path(&(), Some(SYSTEM_NAMESPACE)))
 }
 
 fn field(error: &MaterialError) -> &'static str {

@@ -255,15 +255,17 @@ async fn what_is_no_review_is_refused() {
 #[tokio::test]
 async fn it_shows_the_names_of_its_service_signed_by_the_mesh() {
     let port = Port::open().await;
-    for name in [
-        SERVICE,
-        "outrigger-controller.outrigger-system.svc.mesh.example",
-        "outrigger-controller.outrigger-system",
-        "localhost",
-    ] {
+    for name in
+        [SERVICE, "outrigger-controller.outrigger-system.svc.mesh.example", "outrigger-controller.outrigger-system"]
+    {
         port.connect_by(port.root.clone(), name, b"h2").await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
-    for name in ["outrigger-controller.outrigger-system.svc.cluster.local", "outrigger-controller.shop.svc"] {
+    for name in [
+        "outrigger-controller.outrigger-system.svc.cluster.local",
+        "outrigger-controller.shop.svc",
+        "outrigger-shared.outrigger-system.svc",
+        "localhost",
+    ] {
         assert!(port.connect_by(port.root.clone(), name, b"h2").await.is_err(), "{name}");
     }
     let (other, _) = Signer::generate("cluster.local").unwrap();
