@@ -108,20 +108,21 @@ impl RootSecret {
 
     /// As it is, filled first if it is empty.
     async fn load(&self) -> Result<Loaded, RootError> {
-        let mut secret = self.get().await?.ok_or_else(|| RootError::Absent(self.name.clone()))?;
-        if is_empty(&data(&secret)) {
+        let secret = loop {
+            let found = self.get().await?.ok_or_else(|| RootError::Absent(self.name.clone()))?;
+            if !is_empty(&data(&found)) {
+                break found;
+            }
             let (certificate, key) = Signer::generate(&self.trust_domain)?;
             let made = [(CERTIFICATE, certificate), (KEY, key)];
             let made = made.map(|(name, pem)| (name.to_owned(), ByteString(pem.into_bytes()))).into();
-            secret = match self.fill(secret, made).await? {
-                Some(written) => {
-                    tracing::info!(secret = self.name, "made a root for the mesh");
-                    written
-                }
-                // Another replica was first: its root is the mesh's.
-                None => self.get().await?.ok_or_else(|| RootError::Absent(self.name.clone()))?,
-            };
-        }
+            // If somebody else was first, it was another replica, whose root is the mesh's, or somebody who has changed
+            // a label.
+            if let Some(written) = self.fill(found, made).await? {
+                tracing::info!(secret = self.name, "made a root for the mesh");
+                break written;
+            }
+        };
         let data = data(&secret);
         let signer = self.read(&data)?;
         Ok(Loaded { signer, data })

@@ -162,6 +162,14 @@ async fn the_second_of_two_replicas_takes_the_firsts_root() {
 }
 
 #[tokio::test]
+async fn who_changes_a_label_meanwhile_is_no_rival() {
+    let cluster = Cluster::with(&Value::Null);
+    cluster.0.lock().unwrap().rival = Some(Value::Null);
+    let root = load(&cluster).await.unwrap();
+    assert_eq!((load(&cluster).await.unwrap(), cluster.writes()), (root, 2));
+}
+
+#[tokio::test]
 async fn a_companys_intermediate_signs_below_the_companys_root() {
     let root = ca("company", None, 300, |_| {});
     let upper = ca("clusters", Some(&root), 200, |_| {});
