@@ -1,48 +1,51 @@
-//! The mesh's own root: made once, kept in one file, its key never sent anywhere.
+//! The mesh's own authority: what signs now, and what is trusted. Its key is never sent anywhere.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use outrigger_wire::SpiffeId;
-use rand::{TryRngCore, rngs::OsRng};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, string::Ia5String,
+use rcgen::{KeyPair, SanType, string::Ia5String};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::{
+    CsrError, csr,
+    signer::{Material, MaterialError, Signer},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use crate::{CsrError, csr};
-
-/// Lifetime of the root.
-const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Certificates are valid from a little earlier, for peers whose clocks are behind.
-const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// Root and its key, PEM.
 const STATE_FILE: &str = "authority.pem";
 /// The root alone, PEM, for those who verify us.
 const ROOT_FILE: &str = "root.pem";
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
-/// Signs certificates with the mesh's root. `Debug` shows no secret.
+/// Signs certificates for the mesh's identities. `Debug` shows no secret.
 #[derive(Debug)]
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    /// What proxies need between a leaf and a root: nothing, unless the signing certificate isn't a root itself.
-    intermediates: Vec<CertificateDer<'static>>,
-    roots: Vec<CertificateDer<'static>>,
-    expires: SystemTime,
+    present: ArcSwap<Present>,
     issued: AtomicU64,
+}
+
+/// What is in force at one moment.
+#[derive(Debug, Clone)]
+struct Present {
+    signer: Arc<Signer>,
+    /// DER, in order of their bytes, so that replicas that know the same roots say the same.
+    roots: BTreeSet<Bytes>,
 }
 
 /// A workload's certificate.
@@ -69,12 +72,10 @@ pub struct ServerCertificate {
 pub enum AuthorityError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{0}: not the key and the root of an authority; move it away to make new ones")]
-    State(PathBuf),
+    #[error("{path}: not the key and the root of an authority ({source}); move it away to make new ones")]
+    State { path: PathBuf, source: MaterialError },
     #[error("{path}: the root is of trust domain {found}; move it away or set that trust domain")]
     TrustDomain { path: PathBuf, found: String },
-    #[error("{0}")]
-    Brought(&'static str),
     #[error("the certificate that this authority signs with has expired")]
     Expired,
     #[error(transparent)]
@@ -88,6 +89,12 @@ pub enum AuthorityError {
 // === impl Authority ===
 
 impl Authority {
+    pub fn new(signer: Signer) -> Self {
+        let roots = ders(&signer).collect();
+        let present = ArcSwap::from_pointee(Present { signer: Arc::new(signer), roots });
+        Self { present, issued: AtomicU64::new(0) }
+    }
+
     /// The authority kept in `state_dir`, or a new one. Writes `root.pem` beside it.
     ///
     /// # Errors
@@ -98,64 +105,39 @@ impl Authority {
         let pem = match fs::read_to_string(&path) {
             Ok(pem) => pem,
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-                let pem = new_root(trust_domain)?;
+                let (certificate, key) = Signer::generate(trust_domain)?;
+                let pem = key + &certificate;
                 write_atomically(&path, &pem, 0o600)?;
                 pem
             }
             Err(source) => return Err(AuthorityError::Io { path, source }),
         };
-        let authority = Self::from_pem(&pem, &path, trust_domain)?;
+        let material = Material { chain: &pem, key: &pem, further: "" };
+        let signer = Signer::read(material, trust_domain, &[]).map_err(|error| match error {
+            MaterialError::TrustDomain { found } => AuthorityError::TrustDomain { path, found },
+            source => AuthorityError::State { path, source },
+        })?;
         let root = pem.find(CERTIFICATE).map_or("", |at| &pem[at..]);
         write_atomically(&state_dir.join(ROOT_FILE), root, 0o644)?;
-        Ok(authority)
+        Ok(Self::new(signer))
     }
 
-    /// A new root and its key, PEM.
-    ///
-    /// # Errors
-    /// If the trust domain is no name for a certificate, or the system has no random numbers.
-    pub fn generate(trust_domain: &str) -> Result<(String, String), AuthorityError> {
-        let pem = new_root(trust_domain)?;
-        let at = pem.find(CERTIFICATE).unwrap_or(pem.len());
-        Ok((pem[at..].to_owned(), pem[..at].to_owned()))
+    /// Trusts another signer's roots as well, while the present one goes on: the first half of a change, done before
+    /// anybody shows what the new one has signed. Whether that was news.
+    pub fn trust(&self, other: &Signer) -> bool {
+        let before = self.present.rcu(|present| {
+            let mut present = Present::clone(present);
+            present.roots.extend(ders(other));
+            present
+        });
+        ders(other).any(|root| !before.roots.contains(&root))
     }
 
-    /// An authority that somebody has brought: `chain` begins with the certificate that `key` signs with, followed by
-    /// others up to the root, if it isn't a root itself. `roots` are to be trusted; "" is the last of `chain`. All PEM.
-    ///
-    /// # Errors
-    /// If they don't belong together, or the certificate may not sign, or is of another trust domain.
-    pub fn brought(chain: &str, key: &str, roots: &str, trust_domain: &str) -> Result<Self, AuthorityError> {
-        let read = |pem: &str| -> Result<Vec<_>, _> {
-            CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.map(CertificateDer::into_owned)).collect()
-        };
-        let chain = read(chain).map_err(|_| AuthorityError::Brought("tls.crt: no PEM certificates"))?;
-        let mut roots = read(roots).map_err(|_| AuthorityError::Brought("ca.crt: no PEM certificates"))?;
-        let (signer, last) =
-            chain.first().zip(chain.last()).ok_or(AuthorityError::Brought("tls.crt: no certificate"))?;
-        if roots.is_empty() {
-            roots.push(last.clone());
-        }
-        let key = key_pair(key).ok_or(AuthorityError::Brought("tls.key: no PEM key of a kind that can sign"))?;
-        let (_, parsed) =
-            X509Certificate::from_der(signer).map_err(|_| AuthorityError::Brought("tls.crt: no X.509 certificate"))?;
-        if parsed.public_key().raw != key.subject_public_key_info() {
-            return Err(AuthorityError::Brought("tls.crt and tls.key: the key is of another certificate"));
-        }
-        if !parsed.is_ca() {
-            return Err(AuthorityError::Brought("tls.crt: its certificate may not sign others (no CA)"));
-        }
-        let names = parsed.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
-        let other = |name: &GeneralName<'_>| matches!(name, GeneralName::URI(uri) if uri.starts_with("spiffe://") && *uri != domain_uri(trust_domain));
-        if names.is_some_and(|names| names.iter().any(other)) {
-            return Err(AuthorityError::Brought(
-                "tls.crt: it is of another trust domain; set that one, or bring another",
-            ));
-        }
-        let expires = expiry(&parsed).ok_or(AuthorityError::Expired)?;
-        let issuer = Issuer::from_ca_cert_der(signer, key)?;
-        let intermediates = chain.iter().filter(|der| !roots.contains(der)).cloned().collect();
-        Ok(Self { issuer, intermediates, roots, expires, issued: AtomicU64::new(0) })
+    /// Signs with another from now on. Nothing that was trusted is forgotten: what the one before has signed lives on.
+    pub fn take_over(&self, signer: Signer) {
+        self.trust(&signer);
+        let signer = Arc::new(signer);
+        self.present.rcu(|present| Present { signer: Arc::clone(&signer), roots: present.roots.clone() });
     }
 
     /// Issues a certificate for the key of `csr`, valid for `ttl` at most. The name in it is `identity`, whatever the
@@ -166,10 +148,15 @@ impl Authority {
     pub fn sign(&self, csr: &[u8], identity: &SpiffeId, ttl: Duration) -> Result<Issued, AuthorityError> {
         let key = csr::public_key(csr)?;
         let uri = SanType::URI(Ia5String::try_from(identity.as_str())?);
-        let (leaf, not_before, not_after) = self.issue(&key, vec![uri], ttl)?;
+        let signer = Arc::clone(&self.present.load().signer);
+        let leaf = signer.issue(&key, vec![uri], ttl)?;
         self.issued.fetch_add(1, Ordering::Relaxed);
-        let chain = std::iter::once(&leaf).chain(&self.intermediates).map(|der| Bytes::from(der.to_vec())).collect();
-        Ok(Issued { chain, not_before: unix_seconds(not_before), not_after: unix_seconds(not_after) })
+        let chain = std::iter::once(&leaf.der).chain(signer.intermediates());
+        Ok(Issued {
+            chain: chain.map(|der| Bytes::from(der.to_vec())).collect(),
+            not_before: unix_seconds(leaf.not_before),
+            not_after: unix_seconds(leaf.not_after),
+        })
     }
 
     /// A certificate with a fresh key, for a server of these names.
@@ -180,113 +167,36 @@ impl Authority {
         let key = KeyPair::generate()?;
         let name = |name: &&str| Ok(SanType::DnsName(Ia5String::try_from(*name)?));
         let names = dns_names.iter().map(name).collect::<Result<_, rcgen::Error>>()?;
-        let (leaf, _, not_after) = self.issue(&key, names, ttl)?;
+        let signer = Arc::clone(&self.present.load().signer);
+        let leaf = signer.issue(&key, names, ttl)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let chain = std::iter::once(leaf).chain(self.intermediates.iter().cloned()).collect();
-        Ok(ServerCertificate { chain, key, not_after })
+        let chain = std::iter::once(leaf.der).chain(signer.intermediates().iter().cloned()).collect();
+        Ok(ServerCertificate { chain, key, not_after: leaf.not_after })
     }
 
     /// DER of every root that the trust domain accepts now.
     pub fn roots(&self) -> Vec<Bytes> {
-        self.roots.iter().map(|root| Bytes::from(root.to_vec())).collect()
+        self.present.load().roots.iter().cloned().collect()
     }
 
     /// As [`roots`](Self::roots), PEM.
     pub fn roots_pem(&self) -> String {
-        self.roots.iter().map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root.to_vec()))).collect()
+        self.present.load().roots.iter().map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root.to_vec()))).collect()
+    }
+
+    /// When what signs now ends.
+    pub fn expires(&self) -> SystemTime {
+        self.present.load().signer.expires()
     }
 
     /// Workload certificates issued by this process.
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)
     }
-
-    fn from_pem(pem: &str, path: &Path, trust_domain: &str) -> Result<Self, AuthorityError> {
-        let state = || AuthorityError::State(path.to_owned());
-        let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| state())?;
-        let key = KeyPair::try_from(&key).map_err(|_| state())?;
-        let root = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| state())?;
-        let (_, parsed) = X509Certificate::from_der(&root).map_err(|_| state())?;
-        if parsed.public_key().raw != key.subject_public_key_info() {
-            return Err(state());
-        }
-        let names = parsed.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
-        let found = names.and_then(|names| names.first()).map(ToString::to_string).unwrap_or_default();
-        if found != GeneralName::URI(&domain_uri(trust_domain)).to_string() {
-            return Err(AuthorityError::TrustDomain { path: path.to_owned(), found });
-        }
-        let expires = expiry(&parsed).ok_or_else(state)?;
-        let issuer = Issuer::from_ca_cert_der(&root, key)?;
-        Ok(Self { issuer, intermediates: Vec::new(), roots: vec![root], expires, issued: AtomicU64::new(0) })
-    }
-
-    fn issue(
-        &self,
-        key: &impl PublicKeyData,
-        names: Vec<SanType>,
-        ttl: Duration,
-    ) -> Result<(CertificateDer<'static>, SystemTime, SystemTime), AuthorityError> {
-        let now = SystemTime::now();
-        let not_after = self.expires.min(now + ttl);
-        if not_after <= now {
-            return Err(AuthorityError::Expired);
-        }
-        let mut params = params(now - BACKDATE, not_after)?;
-        params.subject_alt_names = names;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        let leaf = params.signed_by(key, &self.issuer)?;
-        Ok((leaf.der().clone(), now - BACKDATE, not_after))
-    }
 }
 
-/// A key in PKCS #8, SEC 1 or PKCS #1.
-fn key_pair(pem: &str) -> Option<KeyPair> {
-    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).ok()?;
-    KeyPair::try_from(&key).ok()
-}
-
-fn expiry(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
-    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
-/// Key and self-signed root, PEM.
-fn new_root(trust_domain: &str) -> Result<String, AuthorityError> {
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let now = SystemTime::now();
-    let mut params = params(now - BACKDATE, now + ROOT_TTL)?;
-    params.distinguished_name.push(DnType::OrganizationName, "Outrigger");
-    params.distinguished_name.push(DnType::CommonName, format!("Outrigger root of {trust_domain}"));
-    // A signing certificate may name its trust domain (X509-SVID, section 3.2); it tells roots apart at start.
-    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(domain_uri(trust_domain))?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let root = params.self_signed(&key)?;
-    Ok(key.serialize_pem() + &root.pem())
-}
-
-fn params(not_before: SystemTime, not_after: SystemTime) -> Result<CertificateParams, AuthorityError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.not_before = not_before.into();
-    params.not_after = not_after.into();
-    params.serial_number = Some(serial_number()?);
-    Ok(params)
-}
-
-/// 128 random bits, but for the sign (RFC 5280, section 4.1.2.2).
-fn serial_number() -> Result<SerialNumber, AuthorityError> {
-    let mut serial = [0; 16];
-    OsRng.try_fill_bytes(&mut serial).map_err(|_| AuthorityError::Random)?;
-    serial[0] &= 0x7f;
-    Ok(SerialNumber::from_slice(&serial))
-}
-
-fn domain_uri(trust_domain: &str) -> String {
-    format!("spiffe://{trust_domain}")
+fn ders(signer: &Signer) -> impl Iterator<Item = Bytes> {
+    signer.roots().iter().map(|root| Bytes::from(root.to_vec()))
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {

@@ -73,12 +73,14 @@ impl Admin {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
         }
         match path {
-            "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-            "/readyz" if self.observed.stop.is_cancelled() => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
-            }
-            "/readyz" if self.observed.snapshots.borrow().generation > 0 => text(StatusCode::OK, "ready\n".to_owned()),
-            "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no configuration has been read yet\n".to_owned()),
+            "/healthz" => match self.observed.failure.get() {
+                None => text(StatusCode::OK, "ok\n".to_owned()),
+                Some(failure) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")),
+            },
+            "/readyz" => match self.observed.missing() {
+                None => text(StatusCode::OK, "ready\n".to_owned()),
+                Some(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+            },
             "/metrics" => match metrics::render(&self.registry) {
                 Ok(page) => respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", page),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

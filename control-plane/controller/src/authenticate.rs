@@ -1,6 +1,6 @@
 //! Who a caller is, by its bearer token: the one question that all ports ask, however tokens are checked.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, header};
 use outrigger_xds::Principal;
@@ -12,7 +12,7 @@ pub(crate) enum Authenticator {
     /// Files of the embedded mode.
     Files(TokenFiles),
     /// The API server, which made them.
-    Reviews(Box<TokenReviews>),
+    Reviews(Arc<TokenReviews>),
 }
 
 /// Why a caller isn't let in. It hears no more than that.

@@ -5,17 +5,10 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use http::{Request, Response, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::{ServerConfig, version::TLS13};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time,
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tower::ServiceExt;
@@ -24,11 +17,9 @@ use crate::{
     authenticate::{Authenticator, Refusal},
     certificate::OwnCertificate,
     listener,
+    tls::Tls,
 };
 
-/// Handshakes at once: each costs us a signature, and a peer that stalls only keeps its place for [`HANDSHAKE`].
-const MAX_HANDSHAKES: usize = 512;
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A proxy that is gone is noticed after this and [`KEEPALIVE_ANSWER`].
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
@@ -39,8 +30,7 @@ const MAX_HEADERS: u32 = 16 * 1024;
 
 /// What every connection needs.
 pub(crate) struct Server {
-    tls: TlsAcceptor,
-    handshakes: Semaphore,
+    tls: Tls,
     http2: http2::Builder<TokioExecutor>,
     authenticator: Arc<Authenticator>,
     routes: Routes,
@@ -54,13 +44,7 @@ impl Server {
         authenticator: Arc<Authenticator>,
         routes: Routes,
     ) -> anyhow::Result<Arc<Self>> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .context("TLS 1.3")?
-            .with_no_client_auth()
-            .with_cert_resolver(certificate);
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let tls = Tls::new(certificate, &[b"h2"])?;
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -68,8 +52,7 @@ impl Server {
             .keep_alive_timeout(KEEPALIVE_ANSWER)
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADERS);
-        let handshakes = Semaphore::new(MAX_HANDSHAKES);
-        Ok(Arc::new(Self { tls: TlsAcceptor::from(Arc::new(tls)), handshakes, http2, authenticator, routes }))
+        Ok(Arc::new(Self { tls, http2, authenticator, routes }))
     }
 
     /// Serves until `stop`, then drains.
@@ -83,17 +66,19 @@ impl Server {
 
     async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
         let stream = tokio::select! {
-            stream = self.handshake(stream, peer) => stream,
+            stream = self.tls.handshake(stream, peer) => stream,
             () = stop.cancelled() => None,
         };
         let Some(stream) = stream else { return };
-        let service = {
-            let server = Arc::clone(&self);
-            service_fn(move |request| Arc::clone(&server).call(request, peer))
-        };
+        let asked = CancellationToken::new();
+        let service = service_fn(|request| {
+            asked.cancel();
+            Arc::clone(&self).call(request, peer)
+        });
         let mut connection = std::pin::pin!(self.http2.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
+            () = listener::silence(&asked) => return tracing::debug!(%peer, "nothing was asked for in time"),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -101,25 +86,6 @@ impl Server {
         };
         if let Err(error) = ended {
             tracing::debug!(%peer, %error, "connection ended");
-        }
-    }
-
-    async fn handshake(&self, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
-        let handshake = async {
-            // Never closed, so there is always a permit to wait for.
-            let _permit = self.handshakes.acquire().await;
-            self.tls.accept(stream).await
-        };
-        match time::timeout(HANDSHAKE, handshake).await {
-            Ok(Ok(stream)) => Some(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(%peer, %error, "TLS handshake failed");
-                None
-            }
-            Err(_) => {
-                tracing::debug!(%peer, "TLS handshake took too long");
-                None
-            }
         }
     }
 
@@ -142,5 +108,52 @@ impl Server {
         request.extensions_mut().insert(principal.identity.clone());
         request.extensions_mut().insert(principal);
         self.routes.clone().oneshot(request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_ca::{Authority, Material, Signer};
+    use rustls::{
+        ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, pem::PemObject},
+    };
+    use tokio::{
+        io::AsyncReadExt,
+        sync::watch,
+        time::{self, Instant},
+    };
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::{certificate, tokens::TokenFiles};
+
+    #[tokio::test]
+    async fn a_peer_that_asks_for_nothing_is_given_up() {
+        let (chain, key) = Signer::generate("cluster.local").unwrap();
+        let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap();
+        let own = OwnCertificate::new(Arc::new(Authority::new(signer)), certificate::names(None)).unwrap();
+        let tokens = tempfile::tempdir().unwrap();
+        let tokens = TokenFiles::new(tokens.path().to_owned(), watch::channel(Arc::default()).1);
+        let server = Server::new(own, Arc::new(Authenticator::Files(tokens)), Routes::default()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(server.run(listener, CancellationToken::new()));
+
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+
+        // From here on nobody sends anything: the clock jumps to what is waited for.
+        time::pause();
+        let begun = Instant::now();
+        let ended = time::timeout(Duration::from_secs(3600), stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok() && begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
     }
 }

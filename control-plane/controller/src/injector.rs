@@ -45,3 +45,42 @@ pub(crate) async fn follow(file: PathBuf, current: Current) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{task::yield_now, time::advance};
+
+    use super::*;
+
+    #[test]
+    fn a_start_with_wrong_settings_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("injector.yaml");
+        assert!(load(Some(&file)).is_err());
+        std::fs::write(&file, "imgae: outrigger:1").unwrap();
+        let error = format!("{:#}", load(Some(&file)).unwrap_err());
+        assert!(error.contains("injector.yaml") && error.contains("imgae"), "{error}");
+        assert_eq!(load(None).unwrap(), InjectorConfig::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_taken_over_and_a_wrong_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("injector.yaml");
+        std::fs::write(&file, "image: outrigger:1").unwrap();
+        let current = Arc::new(ArcSwap::from_pointee(load(Some(&file)).unwrap()));
+        let follower = tokio::spawn(follow(file.clone(), Arc::clone(&current)));
+        for (text, image) in
+            [("image: outrigger:2", "outrigger:2"), ("image: [", "outrigger:2"), ("image: outrigger:3", "outrigger:3")]
+        {
+            std::fs::write(&file, text).unwrap();
+            for _ in 0..7 {
+                yield_now().await;
+                advance(Duration::from_secs(1)).await;
+            }
+            yield_now().await;
+            assert_eq!(current.load().image, image, "{text}");
+        }
+        assert!(!follower.is_finished());
+    }
+}

@@ -1,174 +1,297 @@
 //! Wiring of the Kubernetes mode: the cluster's objects, its tokens, its Secret; webhooks; and the leader's work.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use arc_swap::ArcSwap;
-use kube::Client;
+use kube::{Client, Config, config::KubeConfigOptions};
+use outrigger_ca::Authority;
 use outrigger_kube::{
     Settings,
-    cluster::{self, Sinks, WatchStatus},
+    cluster::{self, Derived, Namespace, Sinks, Store, WatchStatus},
     leader,
     lease::Leadership,
     unmeshed,
 };
-use tokio::{net::TcpListener, sync::watch, time::sleep};
+use outrigger_webhook::InjectorConfig;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Admin, Pages},
     args::{Args, ClusterArgs},
     authenticate::Authenticator,
-    certificate::OwnCertificate,
+    certificate::{self, OwnCertificate},
     injector,
     metrics::{ClusterView, Observed},
-    root_secret,
-    serve::{self, Listeners, bind},
+    root_secret::{Loaded, News, RootSecret},
+    serve::{self, Proxies, Signals, bind},
     token_review::TokenReviews,
-    webhook::Webhook,
+    webhook::{self, Admissions, Webhook},
     webhook_certificate::WebhookCertificate,
 };
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longer than the API server leaves a watch without a word.
 const READ: Duration = Duration::from_secs(305);
-/// How long webhooks and health are served after everything else has stopped: API servers learn late who is gone.
+/// How long webhooks and pages are served after everything else has stopped: API servers learn late who is gone.
 const LINGER: Duration = Duration::from_secs(5);
 
-pub(crate) async fn run(args: Args) -> Result<()> {
-    let of = args.cluster;
-    let config = injector::load(of.injector_config.as_ref()).context("--injector-config")?;
-    let version = config.version.clone();
-    let config = Arc::new(ArcSwap::from_pointee(config));
-    let client = client().await?;
-    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-    let (listeners, webhooks, health) = listen(args.listen, args.admin, &of).await?;
-
-    let (snapshot_sender, snapshots) = watch::channel(Arc::default());
-    let (problem_sender, problems) = watch::channel(Vec::new());
-    let (derived_sender, derived) = watch::channel(None);
-    let (namespace_sender, namespaces) = watch::channel(Arc::default());
-    let (leadership_sender, leadership) = watch::channel(Leadership::Follower { holder: None });
-    let (unmeshed_sender, unmeshed) = watch::channel(Arc::new(unmeshed::Report::default()));
-    let watches = WatchStatus::default();
-
-    // Until there is a root, nothing can be served; the kubelet sees it start meanwhile.
-    let (authority, secret) = root_secret::wait(&client, &of.root_secret, &args.trust_domain).await;
-    let authority = Arc::new(authority);
-    tokio::spawn(root_secret::watch(client.clone(), of.root_secret, secret));
-
-    let observed = Observed {
-        snapshots: snapshots.clone(),
-        problems,
-        acks: Arc::default(),
-        authority: Arc::clone(&authority),
-        cluster: Some(ClusterView { watches: watches.clone(), leadership, unmeshed }),
-        stop: stop.clone(),
-    };
-    let acks = Arc::clone(&observed.acks);
-    let certificate = OwnCertificate::new(Arc::clone(&authority))?;
-    let reviews = TokenReviews::new(client.clone(), snapshots, args.trust_domain.clone());
-    let authenticator = Arc::new(Authenticator::Reviews(Box::new(reviews)));
-    let shown = WebhookCertificate::new(Arc::clone(&certificate), of.webhook_cert_dir.clone())?;
-    tokio::spawn(Arc::clone(&shown).keep_fresh());
-    if let Some(file) = of.injector_config {
-        tokio::spawn(injector::follow(file, Arc::clone(&config)));
-    }
-    let webhook = Webhook {
-        client: client.clone(),
-        config,
-        namespaces,
-        derived: derived.clone(),
-        acks: Arc::clone(&acks),
-        reviews: Arc::clone(&authenticator),
-    };
-    let webhook = tokio::spawn(Arc::new(webhook).run(webhooks, shown, end.clone()));
-    let health = tokio::spawn(Admin::new(observed.clone()).run(health, Pages::Health, end.clone()));
-
-    let sinks = Sinks {
-        snapshots: snapshot_sender,
-        problems: problem_sender,
-        derived: derived_sender,
-        namespaces: namespace_sender,
-    };
-    let (_roots_sender, roots) = watch::channel(Arc::<str>::from(authority.roots_pem()));
-    let settings = Settings { trust_domain: args.trust_domain, roots: authority.roots() };
-    let (_settings_sender, settings) = watch::channel(settings);
-    let source = watch_cluster(client.clone(), settings, sinks, watches);
-    let work = lead(
-        leader::Inputs { client, derived, roots, holdings: acks },
-        leader::Config {
-            pod_name: of.pod_name,
-            version,
-            publish_ca_bundle: of.webhook_cert_dir.is_none(),
-            token_file: of.token,
-        },
-        leader::Reports { leadership: leadership_sender, unmeshed: unmeshed_sender },
-        stop.clone(),
-    );
-    let linger = tokio::spawn(linger(stop.clone(), end));
-    let ended = serve::run(listeners, observed, certificate, authenticator, source, work, stop).await;
-    linger.await.context("lingering")?;
-    let (webhook, health) = (webhook.await, health.await);
-    ended.and(webhook.context("webhooks")?).and(health.context("health"))
-}
-
-/// Proxies' and people's ports, webhooks, health.
-async fn listen(
-    grpc: SocketAddr,
-    admin: SocketAddr,
-    of: &ClusterArgs,
-) -> Result<(Listeners, TcpListener, TcpListener)> {
-    let listeners = Listeners::bind(grpc, admin).await?;
-    let webhooks = bind(of.webhook_listen, "--webhook-listen").await?;
-    let health = bind(of.health_listen, "--health-listen").await?;
-    serve::announce(&[
-        ("grpc", &listeners.grpc),
-        ("admin", &listeners.admin),
-        ("webhook", &webhooks),
-        ("health", &health),
-    ])?;
-    Ok((listeners, webhooks, health))
-}
-
-async fn watch_cluster(
+/// What most parts need.
+struct Mesh {
+    of: ClusterArgs,
+    trust_domain: String,
+    /// Of the controller, in its certificate.
+    names: Vec<String>,
     client: Client,
-    settings: watch::Receiver<Settings>,
+    observed: Observed,
+    reviews: Arc<TokenReviews>,
+    admissions: Arc<Admissions>,
+    derived: watch::Receiver<Option<Arc<Derived>>>,
+    namespaces: watch::Receiver<Store<Namespace>>,
+    /// Ends what lingers.
+    end: CancellationToken,
+}
+
+/// Where proxies and API servers connect.
+struct Ports {
+    grpc: TcpListener,
+    webhook: TcpListener,
+}
+
+/// What is written to.
+struct Outputs {
     sinks: Sinks,
     watches: WatchStatus,
-) -> anyhow::Error {
-    let ended = cluster::watch(client, settings, sinks, watches).await;
-    anyhow!("the cluster is no longer watched: {ended:?}")
+    reports: leader::Reports,
 }
 
-/// Ends only if the leader's work does so by itself, which it never should.
-fn lead(
-    inputs: leader::Inputs,
-    config: leader::Config,
-    reports: leader::Reports,
-    stop: CancellationToken,
-) -> impl Future<Output = anyhow::Error> {
-    let work = tokio::spawn(leader::run(inputs, config, reports, stop.clone()));
-    async move {
-        let ended = work.await;
-        if stop.is_cancelled() {
-            std::future::pending::<()>().await;
+/// Tells everybody who passes the roots on.
+struct Roots {
+    settings: watch::Sender<Settings>,
+    /// PEM.
+    pem: watch::Sender<Arc<str>>,
+    certificate: Arc<OwnCertificate>,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let of = args.cluster;
+    let injector = injector::load(of.injector_config.as_ref()).context("--injector-config")?;
+    let client = client().await?;
+    let ports = Ports {
+        grpc: bind(args.listen, "--listen").await?,
+        webhook: bind(of.webhook_listen, "--webhook-listen").await?,
+    };
+    let health = bind(of.health_listen, "--health-listen").await?;
+    let admin = bind(args.admin, "--admin").await?;
+    let listeners = [("grpc", &ports.grpc), ("admin", &admin), ("webhook", &ports.webhook), ("health", &health)];
+    serve::announce(&listeners)?;
+    let (mesh, outputs) = Mesh::new(of, args.trust_domain, client);
+
+    // From the beginning: whoever waits can see what for.
+    let pages = Admin::new(mesh.observed.clone());
+    let mut serving = JoinSet::new();
+    serving.spawn(Arc::clone(&pages).run(admin, Pages::All, mesh.end.clone()));
+    serving.spawn(pages.run(health, Pages::Health, mesh.end.clone()));
+
+    let root = RootSecret::new(
+        mesh.client.clone(),
+        mesh.of.root_secret.clone(),
+        mesh.trust_domain.clone(),
+        mesh.names.clone(),
+    );
+    let loaded = tokio::select! {
+        loaded = root.wait() => Some(loaded),
+        signal = signals.next() => {
+            tracing::info!(signal, "it ends before there was a root");
+            None
         }
-        anyhow!("the leader's work has ended: {ended:?}")
+    };
+    let ended = match loaded {
+        Some(loaded) => mesh.run(ports, root, loaded, injector, outputs, &mut signals).await,
+        None => Ok(()),
+    };
+    mesh.end.cancel();
+    while serving.join_next().await.is_some() {}
+    ended
+}
+
+// === impl Mesh ===
+
+impl Mesh {
+    fn new(of: ClusterArgs, trust_domain: String, client: Client) -> (Self, Outputs) {
+        let (snapshot_sender, snapshots) = watch::channel(Arc::default());
+        let (problem_sender, problems) = watch::channel(Vec::new());
+        let (derived_sender, derived) = watch::channel(None);
+        let (namespace_sender, namespaces) = watch::channel(Arc::default());
+        let (leadership_sender, leadership) = watch::channel(Leadership::Follower { holder: None });
+        let (unmeshed_sender, unmeshed) = watch::channel(Arc::new(unmeshed::Report::default()));
+        let outputs = Outputs {
+            sinks: Sinks {
+                snapshots: snapshot_sender,
+                problems: problem_sender,
+                derived: derived_sender,
+                namespaces: namespace_sender,
+            },
+            watches: WatchStatus::default(),
+            reports: leader::Reports { leadership: leadership_sender, unmeshed: unmeshed_sender },
+        };
+        let reviews = Arc::new(TokenReviews::new(client.clone(), snapshots.clone(), trust_domain.clone()));
+        let admissions = Arc::<Admissions>::default();
+        let view = ClusterView {
+            watches: outputs.watches.clone(),
+            leadership,
+            unmeshed,
+            reviews: Arc::clone(&reviews),
+            admissions: Arc::clone(&admissions),
+        };
+        let observed = Observed::new(snapshots, problems, Some(view));
+        let (names, end) = (certificate::names(Some(&of.cluster_domain)), CancellationToken::new());
+        (Self { of, trust_domain, names, client, observed, reviews, admissions, derived, namespaces, end }, outputs)
+    }
+
+    /// With a root: everything, until a signal or until a part has failed.
+    async fn run(
+        &self,
+        ports: Ports,
+        root: RootSecret,
+        loaded: Loaded,
+        injector: InjectorConfig,
+        outputs: Outputs,
+        signals: &mut Signals,
+    ) -> Result<()> {
+        let authority = Arc::new(Authority::new(loaded.signer));
+        self.observed.sign_with(&authority);
+        let certificate = OwnCertificate::new(Arc::clone(&authority), self.names.clone())?;
+        let shown = WebhookCertificate::new(Arc::clone(&certificate), self.of.webhook_cert_dir.clone())
+            .context("--webhook-cert-dir")?;
+        let roots = Roots::new(&authority, &self.trust_domain, &certificate);
+        let (settings, pem) = (roots.settings.subscribe(), roots.pem.subscribe());
+        let mut leading = self.lead(outputs.reports, pem, injector.version.clone());
+        let injector = Arc::new(ArcSwap::from_pointee(injector));
+
+        let mut followers = JoinSet::new();
+        if let Some(file) = self.of.injector_config.clone() {
+            followers.spawn(injector::follow(file, Arc::clone(&injector)));
+        }
+        followers.spawn(Arc::clone(&shown).keep_fresh());
+        followers.spawn({
+            let authority = Arc::clone(&authority);
+            async move { root.follow(loaded.data, &authority, |news| roots.tell(&authority, news)).await }
+        });
+        let mut webhook = tokio::spawn(self.webhook(injector).run(ports.webhook, shown, self.end.clone()));
+        let source = {
+            let (client, sinks, watches) = (self.client.clone(), outputs.sinks, outputs.watches);
+            async move {
+                let ended = cluster::watch(client, settings, sinks, watches).await;
+                anyhow!("the cluster is no longer watched: {ended:?}")
+            }
+        };
+        let work = async {
+            tokio::select! {
+                ended = &mut leading => anyhow!("the leader's work has ended: {ended:?}"),
+                ended = &mut webhook => anyhow!("webhooks are no longer served: {ended:?}"),
+                Some(ended) = followers.join_next() => anyhow!("a file or the root is no longer followed: {ended:?}"),
+            }
+        };
+        let proxies = Proxies {
+            listener: ports.grpc,
+            authority,
+            certificate,
+            authenticator: Arc::new(Authenticator::Reviews(Arc::clone(&self.reviews))),
+        };
+        // The Lease is given back at once, while proxies move to other replicas.
+        let ended = serve::run(proxies, &self.observed, source, work, signals).await;
+        sleep(LINGER).await;
+        self.end.cancel();
+        finish(leading).await;
+        finish(webhook).await;
+        ended
+    }
+
+    fn webhook(&self, config: injector::Current) -> Arc<Webhook> {
+        Webhook::new(webhook::Sources {
+            client: self.client.clone(),
+            config,
+            namespaces: self.namespaces.clone(),
+            derived: self.derived.clone(),
+            acks: Arc::clone(&self.observed.acks),
+            reviews: Arc::clone(&self.reviews),
+            admissions: Arc::clone(&self.admissions),
+        })
+    }
+
+    fn lead(
+        &self,
+        reports: leader::Reports,
+        roots: watch::Receiver<Arc<str>>,
+        version: String,
+    ) -> JoinHandle<Result<(), leader::LeaderError>> {
+        let inputs = leader::Inputs {
+            client: self.client.clone(),
+            derived: self.derived.clone(),
+            roots,
+            holdings: Arc::clone(&self.observed.acks) as _,
+        };
+        let config = leader::Config {
+            pod_name: self.of.pod_name.clone().unwrap_or_default(),
+            version,
+            publish_ca_bundle: self.of.webhook_cert_dir.is_none(),
+            token_file: self.of.token.clone(),
+        };
+        tokio::spawn(leader::run(inputs, config, reports, self.observed.stop.clone()))
     }
 }
 
-/// Ends what is served longest, a while after `stop`.
-async fn linger(stop: CancellationToken, end: CancellationToken) {
-    stop.cancelled().await;
-    sleep(LINGER).await;
-    end.cancel();
+// === impl Roots ===
+
+impl Roots {
+    fn new(authority: &Authority, trust_domain: &str, certificate: &Arc<OwnCertificate>) -> Self {
+        let settings = Settings { trust_domain: trust_domain.to_owned(), roots: authority.roots() };
+        Self {
+            settings: watch::Sender::new(settings),
+            pem: watch::Sender::new(authority.roots_pem().into()),
+            certificate: Arc::clone(certificate),
+        }
+    }
+
+    fn tell(&self, authority: &Authority, news: News) {
+        match news {
+            News::Trusted => {
+                self.settings.send_modify(|settings| settings.roots = authority.roots());
+                self.pem.send_replace(authority.roots_pem().into());
+            }
+            News::Signs => self.certificate.renew(),
+        }
+    }
 }
 
+/// Waits for a task that was told to end, unless it has ended before.
+async fn finish<T>(task: JoinHandle<T>) {
+    if !task.is_finished()
+        && let Err(error) = task.await
+    {
+        tracing::error!(%error, "a part of this process has failed");
+    }
+}
+
+/// Of the cluster that this pod runs in, or of a developer's kubeconfig.
 async fn client() -> Result<Client> {
-    let mut config = kube::Config::infer().await.context("neither in a cluster nor with a kubeconfig")?;
+    let config = match Config::incluster() {
+        Ok(config) => Ok::<_, Error>(config),
+        Err(_) => Config::from_kubeconfig(&KubeConfigOptions::default()).await.map_err(Error::from),
+    };
+    let mut config = config.context("neither in a cluster nor with a kubeconfig")?;
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(READ);
+    // A pooled connection may have been idle for long when it is used again.
+    config.reset_reader_on_write = true;
     config.default_retry = false;
     Client::try_from(config).context("the API server's client")
 }

@@ -16,6 +16,17 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Pause when the process is out of descriptors or memory: only time brings some back.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// Time for a peer to ask for something, once its connection is there. HTTP/1 has a timeout for headers; HTTP/2 waits for its
+/// preface for ever, and sends pings only after it.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Is over when a connection whose first request cancels `asked` should be dropped, and never if there was one.
+pub(crate) async fn silence(asked: &CancellationToken) {
+    if time::timeout(SILENCE, asked.cancelled()).await.is_ok() {
+        std::future::pending().await
+    }
+}
+
 /// Serves every connection in a task of its own until `stop`; then waits for those that are left.
 pub(crate) async fn accept<F>(
     listener: TcpListener,

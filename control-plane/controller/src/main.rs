@@ -7,7 +7,10 @@ mod admin;
 mod args;
 mod authenticate;
 mod certificate;
+mod confidential;
 mod embedded;
+#[cfg(test)]
+mod fake;
 mod grpc;
 mod injector;
 mod kubernetes;
@@ -15,6 +18,7 @@ mod listener;
 mod metrics;
 mod root_secret;
 mod serve;
+mod tls;
 mod token_review;
 mod tokens;
 mod webhook;

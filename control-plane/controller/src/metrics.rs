@@ -1,6 +1,10 @@
 //! What Prometheus scrapes. Read from where it is kept when it is asked for; nothing is counted twice.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
 use outrigger_ca::Authority;
 use outrigger_kube::{
@@ -13,12 +17,14 @@ use outrigger_model::MeshSnapshot;
 use outrigger_xds::Acks;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, text},
+    encoding::{DescriptorEncoder, EncodeMetric, text},
     metrics::{MetricType, exemplar::Exemplar},
     registry::Registry,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::{token_review::TokenReviews, webhook::Admissions};
 
 /// Everything of the controller that can be looked at.
 #[derive(Clone)]
@@ -26,11 +32,14 @@ pub(crate) struct Observed {
     pub(crate) snapshots: watch::Receiver<Arc<MeshSnapshot>>,
     pub(crate) problems: watch::Receiver<Vec<Problem>>,
     pub(crate) acks: Arc<Acks>,
-    pub(crate) authority: Arc<Authority>,
+    /// Empty until there is a root.
+    authority: Arc<OnceLock<Arc<Authority>>>,
     /// `None` in the embedded mode.
     pub(crate) cluster: Option<ClusterView>,
     /// Cancelled when this process is about to end.
     pub(crate) stop: CancellationToken,
+    /// Why it must end, if it wasn't told to.
+    pub(crate) failure: Arc<OnceLock<String>>,
 }
 
 /// What there is to see in Kubernetes only.
@@ -39,6 +48,8 @@ pub(crate) struct ClusterView {
     pub(crate) watches: WatchStatus,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) unmeshed: watch::Receiver<Arc<unmeshed::Report>>,
+    pub(crate) reviews: Arc<TokenReviews>,
+    pub(crate) admissions: Arc<Admissions>,
 }
 
 const NO_EXEMPLAR: Option<&Exemplar<[(&str, &str); 0], u64>> = None;
@@ -58,6 +69,48 @@ pub(crate) fn render(registry: &Registry) -> Result<String, fmt::Error> {
 }
 
 // === impl Observed ===
+
+impl Observed {
+    pub(crate) fn new(
+        snapshots: watch::Receiver<Arc<MeshSnapshot>>,
+        problems: watch::Receiver<Vec<Problem>>,
+        cluster: Option<ClusterView>,
+    ) -> Self {
+        Self {
+            snapshots,
+            problems,
+            acks: Arc::default(),
+            authority: Arc::default(),
+            cluster,
+            stop: CancellationToken::new(),
+            failure: Arc::default(),
+        }
+    }
+
+    /// There is a root, and this is it.
+    pub(crate) fn sign_with(&self, authority: &Arc<Authority>) {
+        // Once in a process's life.
+        let _ = self.authority.set(Arc::clone(authority));
+    }
+
+    /// What is missing before this process can serve.
+    pub(crate) fn missing(&self) -> Option<String> {
+        if self.stop.is_cancelled() {
+            return Some("draining".to_owned());
+        }
+        if self.authority.get().is_none() {
+            return Some("there is no root to sign with yet".to_owned());
+        }
+        if self.snapshots.borrow().generation > 0 {
+            return None;
+        }
+        let kinds = self.cluster.as_ref().map(|cluster| cluster.watches.missing()).unwrap_or_default();
+        Some(match kinds.as_slice() {
+            [] => "no configuration has been read yet".to_owned(),
+            kinds => format!("no configuration has been read yet, for lack of {}", kinds.join(", ")),
+        })
+    }
+}
 
 impl fmt::Debug for Observed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,9 +142,21 @@ impl Collector for Observed {
         for (type_url, counts) in &counts {
             nacks.encode_family(&[("type", short(type_url))])?.encode_counter(&counts.nacks, NO_EXEMPLAR)?;
         }
-        encoder
-            .encode_descriptor("certificates_issued", "Certificates issued to workloads", None, MetricType::Counter)?
-            .encode_counter(&self.authority.issued(), NO_EXEMPLAR)?;
+        if let Some(authority) = self.authority.get() {
+            let expires = authority.expires().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let help = "When what certificates are signed with ends";
+            encoder
+                .encode_descriptor("signer_expiry_timestamp_seconds", help, None, MetricType::Gauge)?
+                .encode_gauge(&expires)?;
+            encoder
+                .encode_descriptor(
+                    "certificates_issued",
+                    "Certificates issued to workloads",
+                    None,
+                    MetricType::Counter,
+                )?
+                .encode_counter(&authority.issued(), NO_EXEMPLAR)?;
+        }
         self.cluster.as_ref().map_or(Ok(()), |cluster| cluster.encode(&mut encoder))
     }
 }
@@ -126,7 +191,25 @@ impl ClusterView {
         for kind in &kinds {
             failures.encode_family(&[("kind", kind.kind)])?.encode_counter(&kind.failures, NO_EXEMPLAR)?;
         }
-        Ok(())
+        self.calls(encoder)
+    }
+
+    /// What the API server and this process have asked each other.
+    fn calls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Calls of proxies, by what became of their tokens";
+        let mut reviews = encoder.encode_descriptor("token_checks", help, None, MetricType::Counter)?;
+        for (result, count) in self.reviews.counts() {
+            reviews.encode_family(&[("result", result)])?.encode_counter(&count, NO_EXEMPLAR)?;
+        }
+        let help = "Admission reviews, by what came of them";
+        let mut admissions = encoder.encode_descriptor("admissions", help, None, MetricType::Counter)?;
+        for ((page, verdict), count) in self.admissions.counts() {
+            let labels = [("webhook", page), ("verdict", verdict)];
+            admissions.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+        }
+        let seconds = self.admissions.seconds();
+        let help = "How long admission reviews took";
+        seconds.encode(encoder.encode_descriptor("admission_duration_seconds", help, None, seconds.metric_type())?)
     }
 }
 

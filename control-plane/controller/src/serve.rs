@@ -1,4 +1,4 @@
-//! What both modes have in common: the proxies' port, the admin interface, and how the process ends.
+//! What both modes have in common: listening, the proxies' port, and how the process ends.
 
 use std::{
     io::{Write, stdout},
@@ -8,37 +8,46 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use outrigger_ca::Certificates;
+use outrigger_ca::{Authority, Certificates};
 use outrigger_xds::Ads;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
-use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::{
-    admin::{Admin, Pages},
-    authenticate::Authenticator,
-    certificate::OwnCertificate,
-    grpc::Server,
-    metrics::Observed,
-};
+use crate::{authenticate::Authenticator, certificate::OwnCertificate, grpc::Server, metrics::Observed};
 
 /// Lifetime of workload certificates.
 const WORKLOAD_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// Where proxies and people connect.
-pub(crate) struct Listeners {
-    pub(crate) grpc: TcpListener,
-    pub(crate) admin: TcpListener,
+/// What orders the process to end. Once this exists, a signal is waited for, not obeyed.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-// === impl Listeners ===
+/// What proxies are served by.
+pub(crate) struct Proxies {
+    pub(crate) listener: TcpListener,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) certificate: Arc<OwnCertificate>,
+    pub(crate) authenticator: Arc<Authenticator>,
+}
 
-impl Listeners {
-    pub(crate) async fn bind(grpc: SocketAddr, admin: SocketAddr) -> Result<Self> {
-        Ok(Self { grpc: bind(grpc, "--listen").await?, admin: bind(admin, "--admin").await? })
+// === impl Signals ===
+
+impl Signals {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one's name.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 
@@ -66,27 +75,25 @@ pub(crate) fn announce(listeners: &[(&str, &TcpListener)]) -> Result<()> {
     writeln!(out, "{addresses}").and_then(|()| out.flush()).context("stdout")
 }
 
-/// Serves until a signal, or until `source` or `work` end, which they never should. Connections of proxies wait in the
-/// listener's queue until the first configuration has been read.
+/// Serves proxies until a signal, or until `source` or `work` end, which they never should. Then drains: whoever else
+/// serves is told by [`Observed::stop`]. Connections of proxies wait in the listener's queue until the first configuration
+/// has been read.
 pub(crate) async fn run(
-    listeners: Listeners,
-    observed: Observed,
-    certificate: Arc<OwnCertificate>,
-    authenticator: Arc<Authenticator>,
+    proxies: Proxies,
+    observed: &Observed,
     source: impl Future<Output = anyhow::Error> + Send + 'static,
     work: impl Future<Output = anyhow::Error>,
-    stop: CancellationToken,
+    signals: &mut Signals,
 ) -> Result<()> {
-    let Listeners { grpc: listener, admin: admin_listener } = listeners;
+    let Proxies { listener, authority, certificate, authenticator } = proxies;
     let mut snapshots = observed.snapshots.clone();
     let routes = Routes::new(Ads::new(snapshots.clone(), Arc::clone(&observed.acks)).into_service())
-        .add_service(Certificates::new(Arc::clone(&observed.authority), WORKLOAD_TTL).into_service())
+        .add_service(Certificates::new(authority, WORKLOAD_TTL).into_service())
         .prepare();
-    let admin = tokio::spawn(Admin::new(observed).run(admin_listener, Pages::All, stop.clone()));
     let renewal = tokio::spawn(Arc::clone(&certificate).keep_fresh());
     let server = Server::new(certificate, authenticator, routes)?;
-    let grpc = tokio::spawn({
-        let stop = stop.clone();
+    let mut grpc = tokio::spawn({
+        let stop = observed.stop.clone();
         async move {
             tokio::select! {
                 // An error means that the source has ended, and the process with it.
@@ -99,22 +106,25 @@ pub(crate) async fn run(
     let mut source = tokio::spawn(source);
     let ended = tokio::select! {
         ended = &mut source => Err(ended.unwrap_or_else(|error| anyhow!("the source of configuration: {error}"))),
+        ended = &mut grpc => Err(anyhow!("proxies are no longer served: {ended:?}")),
         ended = work => Err(ended),
-        signal = stop_signal() => signal.map(|name| tracing::info!(signal = name, "draining")),
+        signal = signals.next() => {
+            tracing::info!(signal, "draining");
+            Ok(())
+        }
     };
-    stop.cancel();
+    if let Err(error) = &ended {
+        let error = format!("{error:#}");
+        tracing::error!(error, "this process can't go on");
+        // The first reason is the one to be shown.
+        let _ = observed.failure.set(error);
+    }
+    observed.stop.cancel();
     renewal.abort();
     // Ends every stream of configuration: their source is gone.
     source.abort();
-    let (grpc, admin) = (grpc.await, admin.await);
-    ended.and(grpc.context("gRPC")).and(admin.context("admin"))
-}
-
-async fn stop_signal() -> Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
+    if grpc.is_finished() {
+        return ended;
     }
+    ended.and(grpc.await.context("gRPC"))
 }

@@ -1,11 +1,17 @@
 //! The port that API servers call: HTTPS, admission reviews in and out; and what replicas ask each other. Every replica
-//! serves it, as soon as there is a root: pods of meshed namespaces wait for nothing else.
+//! serves it, as soon as there is a root: pods of meshed namespaces wait for nothing else. Never judges.
+
+mod admissions;
+mod body;
+
+#[cfg(test)]
+mod tests;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::{
     body::{Bytes, Incoming},
     service::service_fn,
@@ -21,40 +27,61 @@ use outrigger_kube::{
     peers,
 };
 use outrigger_webhook::{Answer, NamespaceView, Review, Verdict};
-use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE};
+use outrigger_wire::names::{CONTROLLER_NAME, MODE_LABEL, SYSTEM_NAMESPACE};
 use outrigger_xds::Acks;
-use rustls::{ServerConfig, version::TLS13};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::spawn_blocking,
-    time::timeout,
+    time::{Instant, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authenticate::bearer, injector, listener, token_review::TokenReviews, webhook_certificate::WebhookCertificate,
+    authenticate::bearer,
+    injector, listener,
+    tls::Tls,
+    token_review::{ReviewError, TokenReviews},
+    webhook_certificate::WebhookCertificate,
 };
+pub(crate) use admissions::Admissions;
+use body::{Bodies, Unread, Whole};
 
-/// Longest body in bytes: objects have 3 MiB at most, and a review may hold two.
-const MAX_BODY: usize = 8 << 20;
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for a peer to send a request's headers.
 const HEADERS: Duration = Duration::from_secs(10);
+/// A peer that is gone is noticed after this, twice.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Requests at once on one connection.
+const MAX_STREAMS: u32 = 256;
 /// For a whole review; API servers wait for ten seconds.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// For the API server to say what a new namespace's labels are.
+/// For the API server to say what a namespace's labels are.
 const NAMESPACE: Duration = Duration::from_secs(2);
+/// Reviews that are judged at once. One takes a millisecond, unless somebody has made it large.
+const JUDGES: usize = 8;
 
 /// What the answers are made of.
 pub(crate) struct Webhook {
+    client: Client,
+    config: injector::Current,
+    namespaces: watch::Receiver<Store<Namespace>>,
+    derived: watch::Receiver<Option<Arc<Derived>>>,
+    acks: Arc<Acks>,
+    reviews: Arc<TokenReviews>,
+    admissions: Arc<Admissions>,
+    bodies: Bodies,
+    judges: Arc<Semaphore>,
+}
+
+/// What it is made from.
+pub(crate) struct Sources {
     pub(crate) client: Client,
     pub(crate) config: injector::Current,
     pub(crate) namespaces: watch::Receiver<Store<Namespace>>,
     pub(crate) derived: watch::Receiver<Option<Arc<Derived>>>,
     pub(crate) acks: Arc<Acks>,
-    pub(crate) reviews: Arc<crate::authenticate::Authenticator>,
+    pub(crate) reviews: Arc<TokenReviews>,
+    pub(crate) admissions: Arc<Admissions>,
 }
 
 /// A status, and text or JSON.
@@ -63,6 +90,12 @@ type Page = Response<Full<Bytes>>;
 // === impl Webhook ===
 
 impl Webhook {
+    pub(crate) fn new(sources: Sources) -> Arc<Self> {
+        let Sources { client, config, namespaces, derived, acks, reviews, admissions } = sources;
+        let (bodies, judges) = (Bodies::new(), Arc::new(Semaphore::new(JUDGES)));
+        Arc::new(Self { client, config, namespaces, derived, acks, reviews, admissions, bodies, judges })
+    }
+
     /// Serves until `stop`, then drains.
     pub(crate) async fn run(
         self: Arc<Self>,
@@ -70,29 +103,24 @@ impl Webhook {
         certificate: Arc<WebhookCertificate>,
         stop: CancellationToken,
     ) -> Result<()> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .context("TLS 1.3")?
-            .with_no_client_auth()
-            .with_cert_resolver(certificate);
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let tls = TlsAcceptor::from(Arc::new(tls));
+        let tls = Arc::new(Tls::new(certificate, &[b"h2", b"http/1.1"])?);
         listener::accept(listener, stop.clone(), |stream, peer| {
-            let (webhook, tls, stop) = (Arc::clone(&self), tls.clone(), stop.clone());
-            async move { webhook.serve(stream, peer, tls, stop).await }
+            let (webhook, tls, stop) = (Arc::clone(&self), Arc::clone(&tls), stop.clone());
+            async move { webhook.serve(stream, peer, &tls, stop).await }
         })
         .await;
         Ok(())
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, stop: CancellationToken) {
-        let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, tls: &Tls, stop: CancellationToken) {
+        let stream = tokio::select! {
+            stream = tls.handshake(stream, peer) => stream,
+            () = stop.cancelled() => None,
         };
-        let service = service_fn(move |request| {
+        let Some(stream) = stream else { return };
+        let asked = CancellationToken::new();
+        let service = service_fn(|request| {
+            asked.cancel();
             let webhook = Arc::clone(&self);
             async move {
                 let page = timeout(PATIENCE, webhook.answer(request)).await;
@@ -101,10 +129,18 @@ impl Webhook {
         });
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-        http.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .max_concurrent_streams(MAX_STREAMS);
+        // Settled already: a peer that says nothing must not be waited for to find out.
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let http = if is_h2 { http.http2_only() } else { http.http1_only() };
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
+            () = listener::silence(&asked) => return tracing::debug!(%peer, "nothing was asked for in time"),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -128,78 +164,115 @@ impl Webhook {
         {
             return text(status, "only for replicas of the controller");
         }
-        let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is broken, or too long");
+        let begun = Instant::now();
+        let body = match self.bodies.read(request.into_body()).await {
+            Ok(body) => body,
+            Err(Unread::TooLong) => return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"),
+            Err(Unread::Busy) => return text(StatusCode::SERVICE_UNAVAILABLE, "too much at once"),
+            Err(Unread::Broken) => return text(StatusCode::BAD_REQUEST, "the body is broken"),
         };
-        let body = body.to_bytes();
-        match path.as_str() {
+        let (page, verdict) = match path.as_str() {
             "/inject" => self.inject(body).await,
-            "/validate" => review(body, |review| review.validate()).await,
-            _ => self.acks(body).await,
+            "/validate" => self.validate(body).await,
+            _ => return self.count(body).await,
+        };
+        self.admissions.count(if path == "/inject" { "inject" } else { "validate" }, verdict, begun.elapsed());
+        page
+    }
+
+    /// The answer, and the verdict that is counted.
+    async fn inject(&self, body: Whole) -> (Page, &'static str) {
+        let (review, body) = match self.judge(move || (Review::parse(&body.bytes), body)).await {
+            Ok((Ok(review), body)) => (review, body),
+            Ok((Err(error), _)) => return (text(StatusCode::BAD_REQUEST, &error.to_string()), "malformed"),
+            Err(page) => return (page, "failed"),
+        };
+        let namespace = self.namespace(review.namespace()).await;
+        let config = self.config.load_full();
+        let judged = self.judge(move || {
+            // Its share of memory is in use until here.
+            let _body = body;
+            review.inject(namespace.as_ref(), &config)
+        });
+        judged.await.map_or_else(|page| (page, "failed"), answered)
+    }
+
+    async fn validate(&self, body: Whole) -> (Page, &'static str) {
+        match self.judge(move || Review::parse(&body.bytes).map(|review| review.validate())).await {
+            Ok(Ok(answer)) => answered(answer),
+            Ok(Err(error)) => (text(StatusCode::BAD_REQUEST, &error.to_string()), "malformed"),
+            Err(page) => (page, "failed"),
         }
     }
 
-    async fn inject(&self, body: Bytes) -> Page {
-        // Read twice: its namespace must be known before it is judged, and the judge works on another thread.
-        let namespace = match Review::parse(&body) {
-            Ok(review) => review.namespace().to_owned(),
-            Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
-        };
-        let namespace = self.namespace(&namespace).await;
-        let config = self.config.load_full();
-        review(body, move |review| review.inject(namespace.as_ref(), &config)).await
+    /// On a thread where nobody else waits; a panic is this call's alone.
+    async fn judge<T: Send + 'static>(&self, judge: impl FnOnce() -> T + Send + 'static) -> Result<T, Page> {
+        // Never closed, so there is always one to wait for. It is kept until the work is done, awaited or not.
+        let turn = Arc::clone(&self.judges).acquire_owned().await;
+        let judged = spawn_blocking(move || {
+            let _turn = turn;
+            judge()
+        });
+        judged.await.map_err(|panicked| {
+            tracing::error!(%panicked, "a call failed");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the call failed")
+        })
     }
 
-    /// As the watch knows it; one that was made a moment ago as the API server does.
+    /// As the watch knows it. The API server calls because of labels that it sees: if ours don't enrol anybody, they may be
+    /// older, and it is asked itself.
     async fn namespace(&self, name: &str) -> Option<NamespaceView> {
-        let known = self.namespaces.borrow().get(name).cloned();
-        if let Some(known) = known {
-            return Some(NamespaceView { name: name.to_owned(), labels: known.labels.clone() });
+        let view = |labels| NamespaceView { name: name.to_owned(), labels };
+        let known = self.namespaces.borrow().get(name).map(|known| view(known.labels.clone()));
+        let enrols = |view: &NamespaceView| {
+            matches!(view.labels.get(MODE_LABEL).map(String::as_str), Some("sidecar" | "shared"))
+        };
+        if known.as_ref().is_some_and(enrols) {
+            return known;
         }
         let api: Api<v1::Namespace> = Api::all(self.client.clone());
-        let found = timeout(NAMESPACE, api.get(name)).await.ok()?.ok()?;
-        Some(NamespaceView { name: name.to_owned(), labels: found.metadata.labels.unwrap_or_default() })
+        match timeout(NAMESPACE, api.get(name)).await {
+            Ok(Ok(found)) => Some(view(found.metadata.labels.unwrap_or_default())),
+            Ok(Err(error)) => {
+                tracing::debug!(namespace = name, %error, "the API server doesn't tell of a namespace");
+                known
+            }
+            Err(_) => known,
+        }
     }
 
     async fn admit_replica(&self, request: &Request<Incoming>) -> Result<(), StatusCode> {
         let token = bearer(request.headers()).ok_or(StatusCode::UNAUTHORIZED)?;
-        let crate::authenticate::Authenticator::Reviews(reviews) = &*self.reviews else {
-            return Err(StatusCode::FORBIDDEN);
-        };
-        is_replica(reviews, token).await
+        let caller = self.reviews.caller(token).await.map_err(|error| match error {
+            ReviewError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ReviewError::Denied(_) | ReviewError::NotAPod => StatusCode::UNAUTHORIZED,
+        })?;
+        let replica = caller.namespace == SYSTEM_NAMESPACE && caller.account == CONTROLLER_NAME;
+        if replica { Ok(()) } else { Err(StatusCode::FORBIDDEN) }
     }
 
-    async fn acks(&self, question: Bytes) -> Page {
+    /// What this replica's proxies hold.
+    async fn count(&self, question: Whole) -> Page {
         let Some(derived) = self.derived.borrow().clone() else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "nothing has been derived yet");
         };
         let acks = Arc::clone(&self.acks);
-        match spawn_blocking(move || peers::answer(&question, &derived.snapshot, &derived.affects, &*acks)).await {
+        let counted =
+            self.judge(move || peers::answer(&question.bytes, &derived.snapshot, &derived.affects, &*acks)).await;
+        match counted {
             Ok(Ok(body)) => json(body),
             Ok(Err(error)) => text(StatusCode::BAD_REQUEST, &error.to_string()),
-            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the count failed"),
+            Err(page) => page,
         }
     }
 }
 
-async fn is_replica(reviews: &TokenReviews, token: &str) -> Result<(), StatusCode> {
-    let caller = reviews.caller(token).await.map_err(|_| StatusCode::UNAUTHORIZED)?;
-    let replica = caller.namespace == SYSTEM_NAMESPACE && caller.account == CONTROLLER_NAME;
-    if replica { Ok(()) } else { Err(StatusCode::FORBIDDEN) }
-}
-
-/// Judges on a thread where nobody else waits; a panic is this review's alone.
-async fn review(body: Bytes, judge: impl FnOnce(&Review) -> Answer + Send + 'static) -> Page {
-    match spawn_blocking(move || Review::parse(&body).map(|review| judge(&review))).await {
-        Ok(Ok(answer)) => {
-            if !matches!(answer.verdict, Verdict::Untouched | Verdict::Allowed) {
-                tracing::info!(verdict = answer.verdict.as_str(), message = answer.message, "admission");
-            }
-            json(answer.body)
-        }
-        Ok(Err(error)) => text(StatusCode::BAD_REQUEST, &error.to_string()),
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the review failed"),
+fn answered(answer: Answer) -> (Page, &'static str) {
+    let verdict = answer.verdict.as_str();
+    if !matches!(answer.verdict, Verdict::Untouched | Verdict::Allowed) {
+        tracing::info!(verdict, message = answer.message, "admission");
     }
+    (json(answer.body), verdict)
 }
 
 fn json(body: Vec<u8>) -> Page {

@@ -1,13 +1,17 @@
 //! What the webhooks' port shows: the controller's own certificate, or one that somebody else keeps in files
 //! (cert-manager). Other replicas ask under a name of their own and always see the controller's.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE};
 use rustls::{
@@ -47,16 +51,34 @@ impl WebhookCertificate {
     /// Follows the files for ever, if there are any.
     pub(crate) async fn keep_fresh(self: Arc<Self>) {
         let Some(files) = &self.files else { return std::future::pending().await };
+        let mut told = None;
         loop {
             time::sleep(LOOK).await;
-            match read(&files.dir) {
-                Ok(new) if new.cert == files.current.load().cert => {}
-                Ok(new) => {
-                    files.current.store(Arc::new(new));
+            files.look(&mut told);
+        }
+    }
+}
+
+// === impl Files ===
+
+impl Files {
+    /// What is wrong is said once, and remembered in `told`.
+    fn look(&self, told: &mut Option<String>) {
+        match read(&self.dir) {
+            Ok(new) => {
+                *told = None;
+                if new.cert != self.current.load().cert {
+                    self.current.store(Arc::new(new));
                     tracing::info!("the webhooks' certificate was renewed");
                 }
-                // Half of a replacement, perhaps: the next look sees the whole.
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "the webhooks' certificate can't be read"),
+            }
+            // Half of a replacement, perhaps: the next look sees the whole.
+            Err(error) => {
+                let error = format!("{error:#}");
+                if told.as_ref() != Some(&error) {
+                    tracing::warn!(error, "the webhooks' certificate can't be read; the one before goes on");
+                    *told = Some(error);
+                }
             }
         }
     }
@@ -74,14 +96,20 @@ impl ResolvesServerCert for WebhookCertificate {
     }
 }
 
+/// What is wrong with a key is never told in the words of whoever has read it: they might repeat it.
 fn read(dir: &Path) -> Result<CertifiedKey> {
     let (certificate, key) = (dir.join("tls.crt"), dir.join("tls.key"));
+    let text = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
     let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(&certificate).with_context(|| certificate.display().to_string())?.collect();
-    let chain = chain.with_context(|| certificate.display().to_string())?;
-    ensure!(!chain.is_empty(), "{}: no certificate", certificate.display());
-    let key = PrivateKeyDer::from_pem_file(&key).with_context(|| key.display().to_string())?;
-    let pair = CertifiedKey::new(chain, any_supported_type(&key).context("tls.key")?);
-    pair.keys_match().context("tls.crt and tls.key")?;
+        CertificateDer::pem_slice_iter(&text(&certificate)?).map(|der| der.map(CertificateDer::into_owned)).collect();
+    let chain = chain.unwrap_or_default();
+    ensure!(!chain.is_empty(), "{}: no whole PEM certificates", certificate.display());
+    let Some(signing) = PrivateKeyDer::from_pem_slice(&text(&key)?).ok().and_then(|der| any_supported_type(&der).ok())
+    else {
+        bail!("{}: no PEM key of a kind that can sign", key.display());
+    };
+    let pair = CertifiedKey::new(chain, signing);
+    let same = pair.keys_match().is_ok();
+    ensure!(same, "{}: not the key of the first certificate in {}", key.display(), certificate.display());
     Ok(pair)
 }

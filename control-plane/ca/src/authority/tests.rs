@@ -1,9 +1,13 @@
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use rcgen::{CertificateParams, DnType, IsCa, KeyPair, SanType};
-use rustls_pki_types::UnixTime;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
+use rustls_pki_types::{UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::{
+    certificate::X509Certificate,
+    extensions::{GeneralName, ParsedExtension},
+    prelude::FromDer,
+};
 
 use super::*;
 
@@ -17,8 +21,13 @@ fn authority(dir: &Path) -> Authority {
     Authority::load_or_create(dir, "cluster.local").unwrap()
 }
 
+fn root(authority: &Authority) -> CertificateDer<'static> {
+    CertificateDer::from(authority.roots()[0].to_vec())
+}
+
 fn verify(authority: &Authority, leaf: &[u8], at: SystemTime, usage: KeyUsage) -> Result<(), webpki::Error> {
-    let anchors = [anchor_from_trusted_cert(&authority.roots[0])?];
+    let root = root(authority);
+    let anchors = [anchor_from_trusted_cert(&root)?];
     let leaf = CertificateDer::from(leaf);
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     EndEntityCert::try_from(&leaf)?
@@ -110,7 +119,8 @@ fn reload_gives_the_same_root() {
     let second = authority(dir.path());
     assert_eq!(first.roots(), second.roots());
     assert_eq!(pem, fs::read(dir.path().join(ROOT_FILE)).unwrap());
-    assert_eq!(CertificateDer::from_pem_slice(&pem).unwrap(), first.roots[0]);
+    assert_eq!(CertificateDer::from_pem_slice(&pem).unwrap(), root(&first));
+    assert_eq!(CertificateDer::from_pem_slice(first.roots_pem().as_bytes()).unwrap(), root(&first));
     assert!(!String::from_utf8(pem).unwrap().contains("PRIVATE"));
     let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
     let issued = second.sign(csr.der(), &identity(), DAY).unwrap();
@@ -136,13 +146,44 @@ fn a_foreign_state_is_refused_and_kept() {
     let other = Authority::load_or_create(dir.path(), "other.example").unwrap_err();
     assert!(matches!(other, AuthorityError::TrustDomain { .. }), "{other}");
 
-    let key_of_another = new_root("cluster.local").unwrap();
+    let (_, key_of_another) = Signer::generate("cluster.local").unwrap();
     let at = |pem: &str| pem.find(CERTIFICATE).unwrap();
-    let mixed = key_of_another[..at(&key_of_another)].to_owned() + &good[at(&good)..];
+    let mixed = key_of_another + &good[at(&good)..];
     for bad in ["", "garbage", &good[..good.len() / 2], &good[at(&good)..], &mixed] {
         fs::write(&state, bad).unwrap();
         let error = Authority::load_or_create(dir.path(), "cluster.local").unwrap_err();
-        assert!(matches!(error, AuthorityError::State(_)), "{error}");
+        assert!(matches!(error, AuthorityError::State { .. }), "{error}");
         assert_eq!(fs::read_to_string(&state).unwrap(), bad);
     }
+}
+
+fn signer() -> Signer {
+    let (chain, key) = Signer::generate("cluster.local").unwrap();
+    Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap()
+}
+
+#[test]
+fn another_signer_is_trusted_first_and_signs_later() {
+    let authority = Authority::new(signer());
+    let next = signer();
+    let (old, new) = (root(&authority), next.roots()[0].clone());
+    let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
+    let issuer_of_a_new_leaf = || {
+        let leaf = CertificateDer::from(authority.sign(csr.der(), &identity(), DAY).unwrap().chain[0].to_vec());
+        let signed_by = |root: &CertificateDer<'_>| {
+            let (_, root) = X509Certificate::from_der(root).unwrap();
+            X509Certificate::from_der(&leaf).unwrap().1.verify_signature(Some(root.public_key())).is_ok()
+        };
+        (signed_by(&old), signed_by(&new))
+    };
+    assert!(authority.trust(&next));
+    assert!(!authority.trust(&next), "that is no news");
+    assert_eq!(issuer_of_a_new_leaf(), (true, false));
+    authority.take_over(next);
+    assert_eq!(issuer_of_a_new_leaf(), (false, true));
+    let mut both = [old.to_vec(), new.to_vec()];
+    both.sort();
+    assert_eq!(authority.roots(), both);
+    assert_eq!(authority.roots_pem().matches(CERTIFICATE).count(), 2);
+    assert_eq!(authority.issued(), 2);
 }

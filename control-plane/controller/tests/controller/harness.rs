@@ -36,7 +36,7 @@ use tonic::{
 use tower::service_fn;
 
 /// A bound on waiting for what should take milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const SHOP: &str = "
 apiVersion: v1
@@ -143,12 +143,7 @@ impl Controller {
 
     /// Status line and body of an admin page.
     pub(crate) fn get(&self, path: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.lines().next().unwrap().to_owned(), body.to_owned())
+        get(self.admin, path).unwrap()
     }
 
     pub(crate) fn json(&self, path: &str) -> serde_json::Value {
@@ -171,25 +166,7 @@ impl Controller {
 
     /// A verified TLS connection.
     pub(crate) async fn channel(&self) -> Channel {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.root()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        let (connector, address) = (TlsConnector::from(Arc::new(tls)), self.grpc);
-        let connect = service_fn(move |_| {
-            let connector = connector.clone();
-            async move {
-                let stream = tokio::net::TcpStream::connect(address).await?;
-                let name = "outrigger-controller.outrigger-system.svc".try_into().unwrap();
-                connector.connect(name, stream).await.map(TokioIo::new)
-            }
-        });
-        within(Endpoint::from_static("http://controller").connect_with_connector(connect)).await.unwrap()
+        channel(self.grpc, self.root()).await
     }
 
     pub(crate) async fn issue(&self, token: Option<&str>, csr: &[u8]) -> Result<IssueResponse, Status> {
@@ -260,7 +237,44 @@ impl Delta {
     }
 }
 
-fn authorised<T>(message: T, token: Option<&str>) -> Request<T> {
+/// Status line and body of a page.
+pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<(String, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    Ok((head.lines().next().unwrap().to_owned(), body.to_owned()))
+}
+
+/// A verified TLS connection to a controller.
+pub(crate) async fn channel(address: SocketAddr, root: CertificateDer<'static>) -> Channel {
+    let connector = connector(root, b"h2");
+    let connect = service_fn(move |_| {
+        let connector = connector.clone();
+        async move {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            let name = "outrigger-controller.outrigger-system.svc".try_into().unwrap();
+            connector.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    within(Endpoint::from_static("http://controller").connect_with_connector(connect)).await.unwrap()
+}
+
+pub(crate) fn connector(root: CertificateDer<'static>, alpn: &[u8]) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(root).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    TlsConnector::from(Arc::new(tls))
+}
+
+pub(crate) fn authorised<T>(message: T, token: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(token) = token {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());

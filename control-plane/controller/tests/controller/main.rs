@@ -1,9 +1,11 @@
-//! The controller as its proxies see it: the real binary, real TLS, a folder of YAML.
+//! The controller as its proxies see it: the real binary, real TLS, a folder of YAML. And as a cluster sees it: `kubernetes`.
 
 // The lint exempts unit tests only.
 #![allow(clippy::unwrap_used)]
 
+mod cluster;
 mod harness;
+mod kubernetes;
 
 use std::{collections::HashMap, fs, io::Write};
 
@@ -21,7 +23,7 @@ use prost::Message;
 use rcgen::{CertificateParams, KeyPair};
 use tonic::Code;
 
-fn csr() -> Vec<u8> {
+pub(crate) fn csr() -> Vec<u8> {
     let asked = CertificateParams::new(["somebody.else".to_owned()]).unwrap();
     asked.serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
 }
