@@ -131,7 +131,7 @@ pub struct Connections {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max: Option<i32>,
-    /// How long a connection may take to be made. Default: 5s.
+    /// How long a connection may take to be made. Default: 2s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Duration>,
 }
@@ -140,7 +140,8 @@ pub struct Connections {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutlierEjection {
-    /// Failures in a row that eject it: answers 5xx, connect errors, timeouts. Default: 5.
+    /// Failures in a row that eject it: answers 5xx, broken connections, timeouts. Default: 5. One that nobody answers at is
+    /// left alone at once, whatever this says, until it answers a trial.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_failures: Option<i32>,

@@ -57,6 +57,9 @@ pub enum Outcome {
     Success,
     /// A 5xx answer, a connection that couldn't be made, or a timeout.
     Failure,
+    /// Nobody was there to take it, not even to refuse it at once: left alone by all, whatever share of the endpoints
+    /// that is, until somebody answers a trial.
+    Unreachable,
     /// Says nothing of the endpoint, such as a caller that went away.
     Neutral,
 }
@@ -65,6 +68,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Picked {
     pub endpoint: Arc<Endpoint>,
+    /// Nobody was there last time: whoever can wait for another endpoint's answer should.
+    pub trial: bool,
     started: Instant,
     _place: Place,
 }
@@ -128,7 +133,7 @@ impl EndpointSet {
         self.endpoints.iter().filter(|endpoint| endpoint.is_ejected(now)).count()
     }
 
-    /// Picks by the policy among the ready endpoints that aren't ejected, then among those that drain, then among
+    /// Picks by the policy among the ready endpoints that aren't ejected and can be reached, then among those that drain, then among
     /// all. Never one of `tried`. `hash` matters to consistent hashing alone, `zone` (the caller's; may be empty) to
     /// the rest.
     ///
@@ -146,7 +151,7 @@ impl EndpointSet {
         let place = self.in_flight.enter(policy.max_connections).ok_or(Unpicked::Overload)?;
         let nanos = clock::nanos(now);
         let untried = |at: usize| !tried.iter().any(|tried| tried.is_same(&self.endpoints[at]));
-        let healthy = |at: usize| !self.endpoints[at].is_ejected(nanos) && untried(at);
+        let healthy = |at: usize| !self.endpoints[at].is_out(nanos) && untried(at);
         let at = match (&self.table, hash) {
             (Some(table), Some(hash)) => self.by_hash(table, hash, healthy),
             _ => self.local(zone).and_then(|group| self.from(group, policy, random, nanos, healthy)),
@@ -238,7 +243,8 @@ fn draw(group: &Group, random: &mut dyn FnMut() -> u32, usable: impl Fn(usize) -
 impl Picked {
     fn new(endpoint: Arc<Endpoint>, started: Instant, place: Place) -> Self {
         endpoint.begin();
-        Self { endpoint, started, _place: place }
+        let trial = endpoint.on_trial(clock::nanos(started));
+        Self { endpoint, trial, started, _place: place }
     }
 
     /// Says what came of it, and frees the endpoint.
@@ -256,6 +262,7 @@ impl Picked {
                 self.endpoint
                     .failed(took, now, policy.ejection.as_ref(), |max_percent| set.may_eject(max_percent, now));
             }
+            Outcome::Unreachable => self.endpoint.unreachable(now),
             Outcome::Neutral => {}
         }
     }

@@ -130,6 +130,13 @@ pub(crate) fn keep_alive<S: AsFd>(socket: &S) {
     let _ = SockRef::from(socket).set_tcp_keepalive(&probes);
 }
 
+/// Lets the kernel give a connection up whose peer acknowledges nothing any more. Only where peers always read: one that
+/// takes its time counts as gone, too.
+pub(crate) fn give_up_after<S: AsFd>(socket: &S, silence: Duration) {
+    // A socket that refuses the option still works.
+    let _ = SockRef::from(socket).set_tcp_user_timeout(Some(silence));
+}
+
 /// Connects to the app of this pod, at the address at which the pod was called. Never on loopback: an app that
 /// listens there alone, our own admin interface among them, isn't for others.
 ///

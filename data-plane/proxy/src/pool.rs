@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -29,8 +30,9 @@ use tokio_rustls::TlsConnector;
 use crate::{
     engine::Engine,
     http::{LocalExecutor, Relay},
-    listeners::upstream_socket,
+    listeners::{give_up_after, upstream_socket},
     stream::Link,
+    sys::is_unacknowledged,
     telemetry::Side,
     tls::server_name,
 };
@@ -59,12 +61,23 @@ pub(crate) enum UpstreamError {
     Connect(#[source] io::Error),
     #[error("connect: no answer within the limit")]
     ConnectTimeout,
+    #[error("the peer acknowledges nothing any more")]
+    Vanished,
     #[error("TLS: {0}")]
     Tls(#[source] io::Error),
     #[error("no certificate of our own yet")]
     NoCertificate,
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
+}
+
+/// What to do if the kept connections to a peer have gone silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Say so at once: there are others to ask.
+    GiveUp,
+    /// Dial anew.
+    Dial,
 }
 
 /// A failed try. `request` is there if not one byte of it was sent.
@@ -115,6 +128,15 @@ struct Http2 {
     identity: Option<SpiffeId>,
     epoch: u64,
     used: Rc<Cell<Instant>>,
+    pulse: Rc<Pulse>,
+}
+
+/// Whether the peer of a connection still acknowledges what it is sent.
+struct Pulse {
+    /// The socket, as long as it is open.
+    socket: Cell<Option<RawFd>>,
+    looked: Cell<Instant>,
+    silent: Cell<bool>,
 }
 
 pub(crate) struct Stream(Rc<Cell<usize>>);
@@ -127,6 +149,10 @@ const IDLE_MAX: usize = 512;
 /// Streams on one connection before a second is opened; peers allow [`Limits::streams`](crate::Limits::streams).
 const STREAMS: usize = 200;
 const CONNECTIONS: usize = 16;
+/// Between two looks at a connection's pulse.
+const LOOK: Duration = Duration::from_millis(50);
+/// A peer of the mesh whose kernel has acknowledged nothing for so long is gone, and what waits for its answers fails.
+const SILENCE: Duration = Duration::from_secs(3);
 const WINDOW: u32 = 1 << 20;
 
 impl Pool {
@@ -141,9 +167,10 @@ impl Pool {
         http2: bool,
         request: Request<Relay>,
         connect: Duration,
+        silence: Silence,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         if http2 {
-            self.send_http2(target, request, connect).await
+            self.send_http2(target, request, connect, silence).await
         } else {
             self.send_http1(target, request, connect).await
         }
@@ -238,11 +265,12 @@ impl Pool {
         target: Target<'_>,
         request: Request<Relay>,
         connect: Duration,
+        silence: Silence,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         let mut request = request;
         // A peer that says GOAWAY is noticed by the next request, which comes back unsent.
         for last in [false, false, true] {
-            let mut connection = match self.http2(target, connect).await {
+            let mut connection = match self.http2(target, connect, silence).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(Failed { error, request: Some(request) }),
             };
@@ -269,12 +297,15 @@ impl Pool {
     }
 
     /// A connection with room for one more stream.
-    async fn http2(&self, target: Target<'_>, limit: Duration) -> Result<Http2, UpstreamError> {
+    async fn http2(&self, target: Target<'_>, limit: Duration, silence: Silence) -> Result<Http2, UpstreamError> {
         let key = Key::of(target);
         let peer = self.http2.borrow_mut().entry(key).or_insert_with(|| Rc::new(Peer::new())).clone();
         let epoch = self.engine.tls.epoch();
         if let Some(connection) = peer.usable(target, epoch) {
             return Ok(connection);
+        }
+        if silence == Silence::GiveUp && peer.is_silent() {
+            return Err(UpstreamError::Vanished);
         }
         let turn = tokio::time::timeout(limit, peer.dialling.acquire()).await;
         let Ok(Ok(_turn)) = turn else { return Err(UpstreamError::ConnectTimeout) };
@@ -282,6 +313,11 @@ impl Pool {
             return Ok(connection);
         }
         let link = self.dial(target, target.via.alpn(), limit).await?;
+        // Proxies read whatever comes; an app may let its peers wait.
+        if target.via.identity().is_some() {
+            give_up_after(link.socket(), SILENCE);
+        }
+        let pulse = Rc::new(Pulse::of(&link));
         let (sender, connection) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW)
@@ -294,7 +330,7 @@ impl Pool {
             .handshake(TokioIo::new(link))
             .await?;
         let allowed = Rc::new(Cell::new(STREAMS));
-        tokio::task::spawn_local(drive(connection, allowed.clone()));
+        tokio::task::spawn_local(drive(connection, allowed.clone(), pulse.clone()));
         let opened = Http2 {
             sender,
             streams: Rc::default(),
@@ -302,6 +338,7 @@ impl Pool {
             identity: target.via.identity().cloned(),
             epoch,
             used: Rc::new(Cell::new(Instant::now())),
+            pulse,
         };
         peer.connections.borrow_mut().push(opened.clone());
         Ok(opened)
@@ -309,7 +346,7 @@ impl Pool {
 }
 
 /// Runs an HTTP/2 connection and keeps count of the streams that its peer allows.
-async fn drive<C>(connection: http2::Connection<C, Relay, LocalExecutor>, allowed: Rc<Cell<usize>>)
+async fn drive<C>(connection: http2::Connection<C, Relay, LocalExecutor>, allowed: Rc<Cell<usize>>, pulse: Rc<Pulse>)
 where
     C: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
 {
@@ -319,7 +356,10 @@ where
         allowed.set(connection.current_max_send_streams().min(STREAMS));
         polled
     });
-    if let Err(error) = ended.await {
+    let ended = ended.await;
+    // Before the socket is closed with the connection, and its number becomes another's.
+    pulse.socket.set(None);
+    if let Err(error) = ended {
         tracing::debug!(%error, "upstream HTTP/2 connection ended");
     }
 }
@@ -367,7 +407,7 @@ impl<'a> Via<'a> {
         }
     }
 
-    fn alpn(&self) -> &'static [u8] {
+    pub(crate) fn alpn(&self) -> &'static [u8] {
         match self {
             Self::Plain | Self::Mesh(_) => alpn::H2,
             Self::Deliver(..) => alpn::DELIVER,
@@ -401,14 +441,41 @@ impl Peer {
         connections.retain(|it| {
             !it.sender.is_closed() && it.identity.as_ref() == identity && (identity.is_none() || it.epoch == epoch)
         });
+        let now = Instant::now();
         // The first with room, so that others can become idle.
-        let chosen = match connections.iter().find(|it| it.streams.get() < it.allowed.get()) {
+        let has_room = |it: &&Http2| it.streams.get() < it.allowed.get() && !it.pulse.is_silent(now);
+        let chosen = match connections.iter().find(has_room) {
             Some(roomy) => roomy,
             None if connections.len() < CONNECTIONS => return None,
             None => connections.iter().min_by_key(|it| it.streams.get())?,
         };
-        chosen.used.set(Instant::now());
+        chosen.used.set(now);
         Some(chosen.clone())
+    }
+
+    /// Whether there are connections, and none of them shows a sign of life.
+    fn is_silent(&self) -> bool {
+        let (connections, now) = (self.connections.borrow(), Instant::now());
+        !connections.is_empty() && connections.iter().all(|it| it.pulse.is_silent(now))
+    }
+}
+
+// === impl Pulse ===
+
+impl Pulse {
+    fn of(link: &Link) -> Self {
+        let socket = Cell::new(Some(link.socket().as_raw_fd()));
+        Self { socket, looked: Cell::new(Instant::now()), silent: Cell::new(false) }
+    }
+
+    /// hyper closes the socket a moment before [`drive`] says so. Within that moment its number may be another socket's;
+    /// the worst of it is a request that takes another way.
+    fn is_silent(&self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.looked.get()) >= LOOK {
+            self.looked.set(now);
+            self.silent.set(self.socket.get().is_some_and(is_unacknowledged));
+        }
+        self.silent.get()
     }
 }
 

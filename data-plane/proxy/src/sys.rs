@@ -1,15 +1,16 @@
-//! The one module with `unsafe`: file descriptors that another process sent over a unix socket become owned ones.
-//! Never interprets what it receives.
+//! The one module with `unsafe`: file descriptors that another process sent over a unix socket become owned ones, and
+//! the kernel is asked what it knows of a connection. Never interprets what it receives.
 
 #![allow(unsafe_code)]
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::{
-    cmsg_space,
+    cmsg_space, libc,
     sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
 };
 
@@ -39,4 +40,17 @@ pub(crate) fn recv_with_fds(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Re
         }
     }
     Ok((message.bytes, fds))
+}
+
+/// Whether the kernel has sent something again, because the peer's kernel acknowledged nothing for a while (at least 200
+/// ms), and still waits. False of anything that isn't a TCP socket.
+pub(crate) fn is_unacknowledged(socket: RawFd) -> bool {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or_default();
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which has as many and outlives the call.
+    let failed = unsafe {
+        libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    // SAFETY: all fields are integers, so that zeroes, or whatever the kernel has written over them, are a value.
+    failed == 0 && unsafe { info.assume_init() }.tcpi_retransmits > 0
 }

@@ -190,7 +190,10 @@ pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>
             Err(Unpicked::Nobody) if !tried.is_empty() => from.pick(destination, hash, &[]),
             picked => picked,
         };
-        let picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
+        let mut picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
+        if picked.trial {
+            picked = from.spared(destination, from.original.port(), hash, &mut tried, picked);
+        }
         let spec = &picked.endpoint.spec;
         let port = spec.target_port(from.original.port());
         let endpoint = SocketAddr::new(spec.address, port);
@@ -210,10 +213,12 @@ pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>
                 return Ok(Dialled::new(link, Some(picked), destination.service.name.clone(), endpoint));
             }
             Err(error) => {
-                picked.record(Outcome::Failure, Instant::now(), policy, &destination.endpoints);
+                let error = RequestError::from(error);
+                let outcome = if error.nobody_there() { Outcome::Unreachable } else { Outcome::Failure };
+                picked.record(outcome, Instant::now(), policy, &destination.endpoints);
                 tried.push(picked.endpoint.clone());
                 if attempts >= TRIES {
-                    return Err(error.into());
+                    return Err(error);
                 }
             }
         }

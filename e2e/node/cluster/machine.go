@@ -85,7 +85,9 @@ func (c *Cluster) PowerCut(node Node) error {
 	if !machine.Alive() {
 		return nil
 	}
-	return errors.Join(unplug(c.Machines[controlName], node), machine.Kill())
+	// A machine that boots finds no cgroups; a kubelet that finds some asks for minutes what they were.
+	return errors.Join(
+		unplug(c.Machines[controlName], node), machine.Kill(), sandbox.RemoveCgroup(c.cgroup(node.name())))
 }
 
 // Revive brings a killed node back and waits until it is ready.

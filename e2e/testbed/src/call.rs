@@ -270,16 +270,20 @@ where
 }
 
 /// What became of a call whose connection broke.
-fn broken<'a>(error: &'a (dyn Error + 'static)) -> Outcome {
-    let mut causes = std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| error.source());
-    let unsent = causes.any(|cause| {
-        cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
-            || cause.downcast_ref::<h2::Error>().is_some_and(|error| {
+fn broken(error: &(dyn Error + 'static)) -> Outcome {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let unsent = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || error.downcast_ref::<h2::Error>().is_some_and(|error| {
                 error.reason() == Some(h2::Reason::REFUSED_STREAM)
                     || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
-            })
-    });
-    if unsent { Outcome::Unsent } else { Outcome::Reset }
+            });
+        if unsent {
+            return Outcome::Unsent;
+        }
+        cause = error.source();
+    }
+    Outcome::Reset
 }
 
 async fn greeted(tcp: TcpStream) -> Result<BufStream<TcpStream>, Outcome> {

@@ -26,6 +26,12 @@ const FAILURE: Duration = Duration::from_millis(50);
 /// Longest ejection. One that stays well for as long after its last is forgiven.
 const LONGEST_EJECTION: Duration = Duration::from_secs(60);
 
+/// How long an endpoint is left alone that couldn't be reached; doubled with each time in a row, up to the longest.
+const UNREACHABLE: Duration = Duration::from_secs(1);
+const LONGEST_UNREACHABLE: Duration = Duration::from_secs(8);
+/// How long all others leave it to the one that tries it.
+const TRIAL: Duration = Duration::from_secs(2);
+
 /// An endpoint and its live state.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -44,6 +50,9 @@ struct Live {
     /// Nanoseconds of our [`clock`].
     ejected_until: AtomicU64,
     ejections_in_a_row: AtomicU32,
+    /// Nanoseconds of our [`clock`], as long as it doesn't answer at all.
+    unreachable_until: AtomicU64,
+    unreachable_in_a_row: AtomicU32,
 }
 
 impl Endpoint {
@@ -112,9 +121,47 @@ impl Endpoint {
         self.live.ejected_until.load(Relaxed) > now
     }
 
+    /// Whether it is left alone: for its failures, or because it can't be reached.
+    pub(super) fn is_out(&self, now: u64) -> bool {
+        self.is_ejected(now) || self.live.unreachable_until.load(Relaxed) > now
+    }
+
+    /// Nobody is there to take a request: no answer to a connection, or no sign of life on one.
+    pub(super) fn unreachable(&self, now: u64) {
+        let until = self.live.unreachable_until.load(Relaxed);
+        if until > now {
+            return;
+        }
+        let before = self.live.unreachable_in_a_row.load(Relaxed);
+        let length = UNREACHABLE.saturating_mul(1 << before.min(16)).min(LONGEST_UNREACHABLE);
+        let next = now.saturating_add(clock::as_nanos(length));
+        // Of threads that see the same only one counts.
+        if self.live.unreachable_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok() {
+            self.live.unreachable_in_a_row.store(before.saturating_add(1), Relaxed);
+        }
+    }
+
+    /// Whether it couldn't be reached last time, so that this use of it is a trial. Others leave it alone meanwhile.
+    pub(super) fn on_trial(&self, now: u64) -> bool {
+        let is = self.live.unreachable_in_a_row.load(Relaxed) != 0;
+        if is {
+            self.live.unreachable_until.fetch_max(now.saturating_add(clock::as_nanos(TRIAL)), Relaxed);
+        }
+        is
+    }
+
+    /// Somebody is there again.
+    pub fn reached(&self) {
+        // Written only if needed: the line is shared by all workers.
+        if self.live.unreachable_in_a_row.load(Relaxed) != 0 {
+            self.live.unreachable_in_a_row.store(0, Relaxed);
+            self.live.unreachable_until.store(0, Relaxed);
+        }
+    }
+
     pub(super) fn succeeded(&self, took: Duration, now: u64) {
         self.observe(took, now);
-        // Written only if needed: the line is shared by all workers.
+        self.reached();
         if self.live.failures_in_a_row.load(Relaxed) != 0 {
             self.live.failures_in_a_row.store(0, Relaxed);
         }

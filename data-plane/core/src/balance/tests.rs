@@ -195,6 +195,42 @@ fn never_more_than_the_share_and_never_the_last() {
 }
 
 #[test]
+fn whoever_cannot_be_reached_is_left_alone_however_many_they_are() {
+    for balancer in ALL {
+        let mut bench = Bench::new(balancer, specs(4));
+        for number in 0..3 {
+            bench.use_one(number, Duration::ZERO, Outcome::Unreachable);
+        }
+        assert_eq!(bench.ejected(), 0, "that is something else");
+        assert_eq!(bench.spread(100), BTreeMap::from([("shop/003".to_owned(), 100)]), "{balancer:?}");
+        // Nobody else is left: any is better than none.
+        bench.use_one(3, Duration::ZERO, Outcome::Unreachable);
+        assert_eq!(bench.spread(400).len(), 4, "{balancer:?}");
+    }
+}
+
+#[test]
+fn one_trial_at_a_time_and_less_and_less_often() {
+    let mut bench = Bench::new(Balancer::RoundRobin, specs(2));
+    bench.use_one(0, Duration::ZERO, Outcome::Unreachable);
+    for pause in [1, 2, 4, 8, 8] {
+        bench.now += Duration::from_secs(pause) - Duration::from_millis(1);
+        assert_eq!(bench.spread(10).len(), 1, "not before {pause} s");
+        bench.now += Duration::from_millis(1);
+        let trials: Vec<_> = (0..10).map(|_| bench.pick()).filter(|picked| picked.trial).collect();
+        assert_eq!(trials.len(), 1, "after {pause} s");
+        // Nobody answered within the time that a trial has.
+        bench.now += 2 * SECOND;
+        trials[0].record(Outcome::Unreachable, bench.now, &bench.policy, &bench.set);
+    }
+    bench.now += 8 * SECOND;
+    let trial = (0..2).map(|_| bench.pick()).find(|picked| picked.trial).unwrap();
+    trial.record(Outcome::Success, bench.now, &bench.policy, &bench.set);
+    assert_eq!(bench.spread(10)["shop/000"], 5);
+    assert!((0..10).all(|_| !bench.pick().trial));
+}
+
+#[test]
 fn tried_ones_are_left_out_and_the_ejected_are_the_last_resort() {
     for balancer in ALL {
         let mut bench = Bench::new(balancer, specs(3));

@@ -14,7 +14,7 @@ use crate::{path, route::host_of};
 
 mod route;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const EJECTION_FAILURES: u32 = 5;
 const EJECTION_BASE: Duration = Duration::from_secs(10);
 const EJECTION_MAX_PERCENT: u32 = 50;

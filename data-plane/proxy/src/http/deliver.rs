@@ -22,7 +22,7 @@ use outrigger_wire::{
 
 use super::{Exchange, Relay, error::RequestError, head, upgrade::Upgrade};
 use crate::{
-    pool::{Target, Via},
+    pool::{Silence, Target, Via},
     telemetry::Direction,
     worker::Worker,
 };
@@ -116,7 +116,7 @@ async fn admit(
     head::for_app(&mut request, upgrade, http2)?;
     let target = at.app.target(claims.port);
     exchange.endpoint = Some(SocketAddr::new(target.address.ip(), claims.port));
-    let sent = at.worker.pool.send(target, http2, request, CONNECT).await;
+    let sent = at.worker.pool.send(target, http2, request, CONNECT, Silence::Dial).await;
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     exchange.head(&response);
     exchange.lease = Some(lease);

@@ -78,6 +78,12 @@ impl RequestError {
         }
     }
 
+    /// Whether nobody was at the endpoint to take a connection or a request.
+    pub(crate) fn nobody_there(&self) -> bool {
+        use UpstreamError::{Connect, ConnectTimeout, Vanished};
+        matches!(self, Self::Upstream(Connect(_) | ConnectTimeout | Vanished))
+    }
+
     /// For the access log.
     pub(crate) fn flag(&self) -> &'static str {
         match self {

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use outrigger_core::{
     Destination, Snapshot,
-    balance::{Endpoint, Picked, Unpicked},
+    balance::{Endpoint, Outcome, Picked, Unpicked},
     config::Backend,
     route::{CallerView, RequestView, hash_of},
 };
@@ -24,7 +24,7 @@ use super::{
     send::{Plan, send},
     upgrade::Upgrade,
 };
-use crate::{telemetry::Direction, worker::Worker};
+use crate::{pool::Target, telemetry::Direction, worker::Worker};
 
 /// Where requests of one downstream connection come from and what they called.
 pub(crate) struct Departure {
@@ -131,6 +131,38 @@ impl Departure {
         let zone = engine.zone(&snapshot);
         let mut random = || self.worker.random();
         destination.endpoints.pick(&destination.service.policy, hash, &mut random, Instant::now(), tried, zone)
+    }
+
+    /// Another endpoint than one that nobody could reach last time, if there is one: whether somebody is there again is
+    /// found out beside the request.
+    pub(crate) fn spared(
+        &self,
+        destination: &Destination,
+        port: u16,
+        hash: Option<u64>,
+        tried: &mut Vec<Arc<Endpoint>>,
+        trial: Picked,
+    ) -> Picked {
+        tried.push(trial.endpoint.clone());
+        match self.pick(destination, hash, tried) {
+            Ok(other) if !other.trial => {
+                let (worker, service) = (self.worker.clone(), destination.service.clone());
+                let endpoints = destination.endpoints.clone();
+                tokio::task::spawn_local(async move {
+                    let spec = &trial.endpoint.spec;
+                    let target = Target::of(spec, spec.target_port(port));
+                    match worker.pool.dial(target, target.via.alpn(), service.policy.connect_timeout).await {
+                        Ok(_) => trial.endpoint.reached(),
+                        Err(_) => trial.record(Outcome::Unreachable, Instant::now(), &service.policy, &endpoints),
+                    }
+                });
+                other
+            }
+            _ => {
+                tried.pop();
+                trial
+            }
+        }
     }
 }
 

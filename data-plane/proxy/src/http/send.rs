@@ -24,7 +24,7 @@ use super::{
     head,
     upgrade::Upgrade,
 };
-use crate::pool::{Failed, Lease, Target, UpstreamError, Via};
+use crate::pool::{Failed, Lease, Silence, Target, UpstreamError, Via};
 
 /// What all tries of one request share.
 pub(super) struct Plan<'a> {
@@ -49,7 +49,7 @@ enum Tried {
 }
 
 /// More tries of a request that was never sent, whatever its method.
-const UNSENT_RETRIES: u32 = 3;
+const UNSENT_RETRIES: u32 = 5;
 /// More tries of an idempotent request without a body whose connection broke, if the owner said nothing.
 const SAFE_RETRIES: u32 = 1;
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
@@ -69,16 +69,21 @@ pub(super) async fn send(
     let attempts = if upgrade.is_some() { 0 } else { plan.attempts };
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     let (mut unsent, mut sent) = (0, 0);
+    let mut silence = if destination.endpoints.len() > 1 { Silence::GiveUp } else { Silence::Dial };
     loop {
         // Where all have failed once, the next try may go to the same one again: its guard may have taken over.
         let picked = match from.pick(destination, hash, &tried) {
             Err(Unpicked::Nobody) if !tried.is_empty() => {
                 tried.clear();
+                silence = Silence::Dial;
                 from.pick(destination, hash, &[])
             }
             picked => picked,
         };
-        let picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
+        let mut picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
+        if picked.trial {
+            picked = from.spared(destination, plan.port, hash, &mut tried, picked);
+        }
         exchange.endpoint = Some(SocketAddr::new(picked.endpoint.spec.address, plan.target_port(&picked)));
         let replay = (sent < attempts).then(|| copy(&request));
         let series = || from.worker.engine.metrics.upstream(&destination.service.name);
@@ -90,7 +95,7 @@ pub(super) async fn send(
             allowed
         };
         let record = |outcome| picked.record(outcome, Instant::now(), policy, &destination.endpoints);
-        let again = match try_once(from, &plan, &picked, request, upgrade).await {
+        let again = match try_once(from, &plan, &picked, request, upgrade, silence).await {
             Tried::Answer(response, lease, deadline) => match replay {
                 Some(again) if plan.worth_retrying(&response) && budget() => {
                     sent += 1;
@@ -106,12 +111,17 @@ pub(super) async fn send(
             },
             Tried::Unsent(back, error) => {
                 series().connect_failures.inc();
+                record(if error.nobody_there() { Outcome::Unreachable } else { Outcome::Failure });
                 unsent += 1;
-                if unsent > UNSENT_RETRIES || !budget() {
-                    record(Outcome::Failure);
+                // One that was asked before: more of that is what the budget is for.
+                if unsent > UNSENT_RETRIES || (silence == Silence::Dial && !budget()) {
                     return Err(error);
                 }
-                back
+                request = back;
+                series().retries.inc();
+                exchange.set_sent(0);
+                tried.push(picked.endpoint.clone());
+                continue;
             }
             Tried::Refused(error) => return Err(error),
             // Whoever broke off its own upload says nothing about the endpoint.
@@ -144,6 +154,7 @@ async fn try_once(
     picked: &Picked,
     mut request: Request<Relay>,
     upgrade: Option<&Upgrade>,
+    silence: Silence,
 ) -> Tried {
     let spec = &picked.endpoint.spec;
     let port = plan.target_port(picked);
@@ -155,7 +166,7 @@ async fn try_once(
         Err(error) => return Tried::Refused(error),
     };
     let connect = plan.destination.service.policy.connect_timeout;
-    let sending = from.worker.pool.send(target, http2, request, connect);
+    let sending = from.worker.pool.send(target, http2, request, connect, silence);
     let deadline = plan.try_deadline(Instant::now());
     let sent = match deadline {
         Some(at) => match tokio::time::timeout_at(at.into(), sending).await {
@@ -237,7 +248,7 @@ pub(super) async fn for_mirror(
     let version = request.version();
     let target = Target::of(spec, endpoint.port());
     let http2 = prepare(from, target, version, endpoint.port(), version == Version::HTTP_2, &mut request, None)?;
-    let sent = from.worker.pool.send(target, http2, request, connect).await;
+    let sent = from.worker.pool.send(target, http2, request, connect, Silence::GiveUp).await;
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {

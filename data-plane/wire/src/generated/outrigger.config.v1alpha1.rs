@@ -372,7 +372,7 @@ pub mod traffic_policy {
 /// Passive outlier ejection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ejection {
-    /// Failures in a row (5xx, connect errors, timeouts); 0 is the default of 5.
+    /// Failures in a row (5xx, broken connections, timeouts); 0 is the default of 5.
     #[prost(uint32, tag = "1")]
     pub consecutive_failures: u32,
     /// First ejection; doubles with each in a row, up to a minute.

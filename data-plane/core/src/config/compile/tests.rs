@@ -64,7 +64,7 @@ fn principal(kind: wire::principal::Kind) -> wire::Principal {
 fn defaults() {
     let policy = Service::compile(message()).unwrap().policy;
     assert_eq!(policy.balancer, Balancer::LeastRequest);
-    assert_eq!(policy.connect_timeout, Duration::from_secs(5));
+    assert_eq!(policy.connect_timeout, Duration::from_secs(2));
     assert_eq!((policy.request_timeout, policy.max_connections), (None, None));
     assert_eq!(policy.retry_budget_percent, 20);
     assert!(policy.retry.is_none());

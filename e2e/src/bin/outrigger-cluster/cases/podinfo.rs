@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Kill, Load, LoadSpec};
 
 use crate::cluster::{Cluster, until};
@@ -19,6 +19,19 @@ pub(crate) struct Steady(Vec<(&'static str, Load)>);
 pub(crate) fn open(cluster: &Cluster) -> Result<()> {
     cluster.apply(OBJECTS)?;
     DEPLOYMENTS.iter().try_for_each(|name| rolled_out(cluster, name))
+}
+
+/// Two more backends, on one node.
+pub(crate) fn open_beyond(cluster: &Cluster, node: &str) -> Result<()> {
+    let found =
+        OBJECTS.split("---\n").find(|object| object.contains("kind: Deployment") && object.contains("at: anywhere"));
+    let backend = found.context("no Deployment of the backend")?;
+    let beyond =
+        backend.replace("{ name: backend, namespace", "{ name: beyond, namespace").replace("anywhere", "beyond");
+    let pinned = format!("    spec:\n      nodeSelector: {{ kubernetes.io/hostname: {node} }}\n");
+    let beyond = beyond.replacen("    spec:\n", &pinned, 1).replace("DoNotSchedule", "ScheduleAnyway");
+    cluster.apply(&beyond)?;
+    rolled_out(cluster, "beyond")
 }
 
 pub(crate) fn rolled_out(cluster: &Cluster, name: &str) -> Result<()> {
