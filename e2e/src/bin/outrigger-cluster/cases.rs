@@ -13,11 +13,13 @@ mod shop;
 mod survival;
 mod terminal;
 mod upgrade;
+mod workloads;
 
 pub(crate) fn all() -> Vec<Case> {
     [
         install::FIRST,
         admission::CASES,
+        workloads::CASES,
         objects::CASES,
         policy::CASES,
         terminal::CASES,

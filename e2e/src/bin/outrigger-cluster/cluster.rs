@@ -5,9 +5,9 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +20,8 @@ use nix::{
 use outrigger_testbed::{Kill, Load, LoadSpec, machine::binary, now_us};
 use serde_json::Value;
 
+use crate::changes::Change;
+
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -28,6 +30,20 @@ pub(crate) struct Cluster {
     /// Folder of the cluster, if the node harness made it: its `bin` has kubectl, helm, and a way into its network.
     dir: Option<PathBuf>,
     kubeconfig: Option<PathBuf>,
+}
+
+/// A port that kubectl forwards.
+pub(crate) struct Forward {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What a command gave.
@@ -88,6 +104,13 @@ impl Cluster {
     /// The outrigger program that was built with this one.
     pub(crate) fn outrigger(&self, args: &[&str]) -> Result<Output> {
         output(self.command(binary("outrigger")?).args(args), None)
+    }
+
+    /// Changes of the shop's route, made from within the cluster's network.
+    pub(crate) fn changes(&self, count: usize) -> Result<Vec<Change>> {
+        let this = env::current_exe().context("this program")?;
+        let text = output(self.command(this).args(["--make-changes", &count.to_string()]), None)?.success()?;
+        text.lines().map(|line| serde_json::from_str(line).context("a change")).collect()
     }
 
     pub(crate) fn helm(&self, args: &[&str]) -> Result<String> {
@@ -173,6 +196,25 @@ impl Cluster {
         let mut command = self.command("kubectl");
         command.args(["exec", "-i", "-n", namespace, pod, "-c", "app", "--", "outrigger-testapp"]);
         Load::start_by(command, spec)
+    }
+
+    /// A port of a pod, on loopback of the network in which kubectl runs, as long as what is returned lives.
+    pub(crate) fn forward(&self, namespace: &str, pod: &str, port: u16) -> Result<Forward> {
+        let mut command = self.command("kubectl");
+        command.args(["port-forward", "-n", namespace, pod, &format!(":{port}")]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("kubectl port-forward")?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
+        let found = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let mut forward = Forward { child, port: 0 };
+        forward.port = found.with_context(|| format!("kubectl port-forward said {line:?}"))?;
+        Ok(forward)
+    }
+
+    /// The answer to a call from the network in which kubectl runs.
+    pub(crate) fn call_here(&self, url: &str) -> Result<Value> {
+        let text = output(self.command(binary("outrigger-testapp")?).args(["get", url]), None)?.success()?;
+        serde_json::from_str(&text).context("an answer")
     }
 
     /// A service's cluster address.

@@ -5,6 +5,7 @@
 //! made in DIR; `--kubeconfig FILE` on any other.
 
 mod cases;
+mod changes;
 mod cluster;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
@@ -17,7 +18,7 @@ use crate::cluster::Cluster;
 #[derive(Debug, Parser)]
 struct Args {
     /// Folder of a cluster that the node harness has made.
-    #[arg(long, required_unless_present = "kubeconfig")]
+    #[arg(long, required_unless_present_any = ["kubeconfig", "make_changes"])]
     dir: Option<PathBuf>,
     /// Any other cluster. What needs access to its nodes is skipped.
     #[arg(long, conflicts_with = "dir")]
@@ -27,6 +28,9 @@ struct Args {
     /// Not those whose names contain it.
     #[arg(long)]
     skip: Option<String>,
+    /// Run by a case, within the cluster's network.
+    #[arg(long, hide = true)]
+    make_changes: Option<usize>,
 }
 
 /// One test of the cluster.
@@ -40,6 +44,15 @@ struct Case {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(count) = args.make_changes {
+        return match changes::make(count) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let cluster = match Cluster::open(args.dir, args.kubeconfig) {
         Ok(cluster) => cluster,
         Err(error) => {

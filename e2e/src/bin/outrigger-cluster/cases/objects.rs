@@ -1,9 +1,9 @@
 //! Routes by kubectl: what takes effect, and what status says of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use outrigger_testbed::{LoadSpec, Outcome};
+use outrigger_testbed::{LoadSpec, samples::quantile_of};
 use serde_json::Value;
 
 use super::{case, shop};
@@ -157,29 +157,39 @@ fn slices(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Every answer is of the old route or of the new one; after the new one's first there are few of the old.
+/// Every answer is of the old route or of the new one. Shows how long after the API server's answer calls were still made
+/// that went the old way.
 fn in_effect(cluster: &Cluster) -> Result<()> {
     cluster.apply(CANARY)?;
     let front = shop::front(cluster)?;
     let address = cluster.address(shop::NAMESPACE, "catalog")?;
     let target = format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?;
-    let load = cluster.load(shop::NAMESPACE, &front, &LoadSpec { keep_alive: true, ..LoadSpec::new(target, 100) })?;
-    for (version, other) in [("v2", "v1"), ("v1", "v2"), ("v2", "v1"), ("v1", "v2")] {
-        let route = CANARY.replace(
-            &format!("backendRefs: [{{ name: catalog-{other}, port: 80 }}]\n"),
-            &format!("backendRefs: [{{ name: catalog-{version}, port: 80 }}]\n"),
-        );
-        let written = Instant::now();
-        cluster.apply(&route)?;
-        until(Duration::from_secs(15), || {
-            let last = load.samples().0.last().map(|sample| sample.version.clone());
-            ensure!(last.as_deref() == Some(version), "answers are still of {last:?}");
-            Ok(())
-        })?;
-        println!("        {version} answers {} ms after kubectl was started", written.elapsed().as_millis());
-    }
+    let load = cluster.load(shop::NAMESPACE, &front, &LoadSpec { keep_alive: true, ..LoadSpec::new(target, 500) })?;
+    until(Duration::from_secs(15), || {
+        ensure!(load.samples().ok().count() > 100, "{:?}", load.samples().by_outcome());
+        Ok(())
+    })?;
+    let changes = cluster.changes(100)?;
     let samples = load.finish()?;
     ensure!(samples.failed() == 0, "{:?}", samples.by_outcome());
-    ensure!(!samples.by_outcome().contains_key(&Outcome::Wrong));
+    let ends = changes.iter().skip(1).map(|change| change.answered).chain([u64::MAX]);
+    let mut late = Vec::new();
+    for (change, end) in changes.iter().zip(ends) {
+        let calls = samples.between(change.answered, end);
+        let old = calls.ok().filter(|sample| sample.version != change.version).map(|sample| sample.scheduled).max();
+        late.push(old.map_or(0, |last| last - change.answered));
+        let last = calls.0.iter().max_by_key(|sample| sample.scheduled).context("no call between two changes")?;
+        ensure!(last.version == change.version, "{} never came into effect", change.version);
+    }
+    let quantile = |q| quantile_of(late.iter().copied(), q).unwrap_or_default();
+    println!(
+        "        {} changes under {} calls: the last call on the old way began {:?} after the API server's answer at p50, \
+         {:?} at p99, {:?} at most",
+        changes.len(),
+        samples.len(),
+        quantile(0.5),
+        quantile(0.99),
+        quantile(1.0)
+    );
     cluster.apply(CANARY)
 }
