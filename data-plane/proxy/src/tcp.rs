@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use outrigger_core::{
     Destination,
     access::{AccessRequest, Verdict},
-    balance::{Outcome, Picked, Unpicked},
+    balance::{Outcome, Picked},
     config::{HashKey, Inbound, Protocol},
     detect::{Detected, detect as look},
     route::{CallerView, hash_of_caller},
@@ -186,14 +186,7 @@ pub(crate) async fn dial_out(from: &Departure, destination: Option<&Destination>
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let picked = match from.pick(destination, hash, &tried) {
-            Err(Unpicked::Nobody) if !tried.is_empty() => from.pick(destination, hash, &[]),
-            picked => picked,
-        };
-        let mut picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
-        if picked.trial {
-            picked = from.spared(destination, from.original.port(), hash, &mut tried, picked);
-        }
+        let (picked, _) = from.pick_untried(destination, from.original.port(), hash, &mut tried)?;
         let spec = &picked.endpoint.spec;
         let port = spec.target_port(from.original.port());
         let endpoint = SocketAddr::new(spec.address, port);

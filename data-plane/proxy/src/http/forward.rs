@@ -133,9 +133,29 @@ impl Departure {
         destination.endpoints.pick(&destination.service.policy, hash, &mut random, Instant::now(), tried, zone)
     }
 
+    /// As [`Self::pick`], of the endpoints that weren't tried. Where all have failed once, the next try may go to the same
+    /// one again, whose guard may have taken over: `tried` begins anew then, and `true` says so.
+    pub(crate) fn pick_untried(
+        &self,
+        destination: &Destination,
+        port: u16,
+        hash: Option<u64>,
+        tried: &mut Vec<Arc<Endpoint>>,
+    ) -> Result<(Picked, bool), RequestError> {
+        let (picked, again) = match self.pick(destination, hash, tried) {
+            Err(Unpicked::Nobody) if !tried.is_empty() => {
+                tried.clear();
+                (self.pick(destination, hash, &[]), true)
+            }
+            picked => (picked, false),
+        };
+        let picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
+        Ok((if picked.trial { self.spared(destination, port, hash, tried, picked) } else { picked }, again))
+    }
+
     /// Another endpoint than one that nobody could reach last time, if there is one: whether somebody is there again is
     /// found out beside the request.
-    pub(crate) fn spared(
+    fn spared(
         &self,
         destination: &Destination,
         port: u16,
@@ -144,25 +164,24 @@ impl Departure {
         trial: Picked,
     ) -> Picked {
         tried.push(trial.endpoint.clone());
-        match self.pick(destination, hash, tried) {
-            Ok(other) if !other.trial => {
-                let (worker, service) = (self.worker.clone(), destination.service.clone());
-                let endpoints = destination.endpoints.clone();
-                tokio::task::spawn_local(async move {
-                    let spec = &trial.endpoint.spec;
-                    let target = Target::of(spec, spec.target_port(port));
-                    match worker.pool.dial(target, target.via.alpn(), service.policy.connect_timeout).await {
-                        Ok(_) => trial.endpoint.reached(),
-                        Err(_) => trial.record(Outcome::Unreachable, Instant::now(), &service.policy, &endpoints),
-                    }
-                });
-                other
-            }
+        let other = match self.pick(destination, hash, tried) {
+            Ok(other) if !other.trial => other,
             _ => {
                 tried.pop();
-                trial
+                return trial;
             }
-        }
+        };
+        let (worker, service, endpoints) =
+            (self.worker.clone(), destination.service.clone(), destination.endpoints.clone());
+        tokio::task::spawn_local(async move {
+            let spec = &trial.endpoint.spec;
+            let target = Target::of(spec, spec.target_port(port));
+            match worker.pool.dial(target, target.via.alpn(), service.policy.connect_timeout).await {
+                Ok(_) => trial.endpoint.reached(),
+                Err(_) => trial.record(Outcome::Unreachable, Instant::now(), &service.policy, &endpoints),
+            }
+        });
+        other
     }
 }
 

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use outrigger_core::{
     Destination,
-    balance::{Endpoint, Outcome, Picked, Unpicked},
+    balance::{Endpoint, Outcome, Picked},
     config::{Protocol, Retry, Rule},
     retry::idempotent,
 };
@@ -71,18 +71,9 @@ pub(super) async fn send(
     let (mut unsent, mut sent) = (0, 0);
     let mut silence = if destination.endpoints.len() > 1 { Silence::GiveUp } else { Silence::Dial };
     loop {
-        // Where all have failed once, the next try may go to the same one again: its guard may have taken over.
-        let picked = match from.pick(destination, hash, &tried) {
-            Err(Unpicked::Nobody) if !tried.is_empty() => {
-                tried.clear();
-                silence = Silence::Dial;
-                from.pick(destination, hash, &[])
-            }
-            picked => picked,
-        };
-        let mut picked = picked.map_err(|why| RequestError::unpicked(why, destination))?;
-        if picked.trial {
-            picked = from.spared(destination, plan.port, hash, &mut tried, picked);
+        let (picked, again) = from.pick_untried(destination, plan.port, hash, &mut tried)?;
+        if again {
+            silence = Silence::Dial;
         }
         exchange.endpoint = Some(SocketAddr::new(picked.endpoint.spec.address, plan.target_port(&picked)));
         let replay = (sent < attempts).then(|| copy(&request));

@@ -21,7 +21,7 @@ pub(crate) struct Change {
 }
 
 /// Between two changes: each must have come to rest, and its status been written.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(120);
 
 /// Sends all calls of the shop's catalog to one of its versions and the other in turn. One line of JSON per change.
 pub(crate) fn make(count: usize) -> Result<()> {

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -35,6 +35,8 @@ pub(crate) struct Cluster {
 /// A port that kubectl forwards.
 pub(crate) struct Forward {
     child: Child,
+    /// kubectl goes on talking, and ends if nobody listens.
+    _output: BufReader<ChildStdout>,
     pub(crate) port: u16,
 }
 
@@ -204,9 +206,10 @@ impl Cluster {
         command.args(["port-forward", "-n", namespace, pod, &format!(":{port}")]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("kubectl port-forward")?;
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
+        let mut output = BufReader::new(child.stdout.take().context("its output")?);
+        output.read_line(&mut line)?;
         let found = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-        let mut forward = Forward { child, port: 0 };
+        let mut forward = Forward { child, _output: output, port: 0 };
         forward.port = found.with_context(|| format!("kubectl port-forward said {line:?}"))?;
         Ok(forward)
     }

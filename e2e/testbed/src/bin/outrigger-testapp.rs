@@ -13,7 +13,7 @@ use outrigger_testbed::{
 };
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Apps of the demo and the tests, and their load client")]
+#[command(name = "outrigger-testapp", version, about = "Apps of the demo and the tests, and their load client")]
 struct Args {
     #[command(subcommand)]
     command: App,

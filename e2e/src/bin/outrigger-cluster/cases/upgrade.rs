@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use outrigger_testbed::{LoadSpec, Samples};
 
-use super::{case, install::SYSTEM, shop};
+use super::{
+    case,
+    install::SYSTEM,
+    podinfo::{self, Steady},
+};
 use crate::{
     Case,
     cluster::{Cluster, until},
@@ -14,26 +17,21 @@ use crate::{
 pub(super) const CASES: &[Case] = &[case("upgrade and rollback under load", upgrade)];
 
 fn upgrade(cluster: &Cluster) -> Result<()> {
-    shop::open(cluster)?;
+    podinfo::open(cluster)?;
     let root = cluster.get("secret", SYSTEM, "outrigger-root")?["data"].clone();
     ensure!(root["tls.key"].is_string(), "no root to begin with");
-    let front = shop::front(cluster)?;
-    let address = cluster.address(shop::NAMESPACE, "catalog")?;
-    let target: outrigger_testbed::call::Target =
-        format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?;
-    let new = cluster.load(shop::NAMESPACE, &front, &LoadSpec::new(target.clone(), 50))?;
-    let kept = cluster.load(shop::NAMESPACE, &front, &LoadSpec { keep_alive: true, ..LoadSpec::new(target, 50) })?;
+    let steady = Steady::start(cluster)?;
 
     let upgraded =
         cluster.outrigger(&["upgrade", "--set", "image.repository=outrigger", "--set", "image.tag=e2e-next"])?;
     ensure!(upgraded.ok, "upgrade: {}{}", upgraded.stdout, upgraded.stderr);
     runs(cluster, "e2e-next")?;
     // The apps take the new sidecars with them, one pod after the other.
-    for name in ["catalog-v1", "catalog-v2"] {
-        cluster.kubectl(&["rollout", "restart", "-n", shop::NAMESPACE, &format!("deployment/{name}")])?;
-        cluster.rolled_out(shop::NAMESPACE, &format!("deployment/{name}"))?;
+    for name in ["backend", "frontend"] {
+        cluster.kubectl(&["rollout", "restart", "-n", podinfo::NAMESPACE, &format!("deployment/{name}")])?;
+        podinfo::rolled_out(cluster, name)?;
     }
-    for pod in cluster.pods(shop::NAMESPACE, "app=catalog")? {
+    for pod in cluster.pods(podinfo::NAMESPACE, "app=backend")? {
         ensure!(pod["spec"]["initContainers"][2]["image"] == "outrigger:e2e-next", "{}", pod["metadata"]["name"]);
     }
     cluster.helm(&["rollback", "outrigger", "1", "-n", SYSTEM, "--wait", "--timeout", "120s"])?;
@@ -44,15 +42,8 @@ fn upgrade(cluster: &Cluster) -> Result<()> {
         Ok(())
     })?;
     ensure!(cluster.get("secret", SYSTEM, "outrigger-root")?["data"] == root, "the root has changed");
-    for (what, samples) in [("new connections", new.finish()?), ("kept connections", kept.finish()?)] {
-        println!("        {what}: {}", summary(&samples));
-        ensure!(samples.failed() == 0, "{what}: {:?}", samples.by_outcome());
-    }
-    Ok(())
-}
-
-fn summary(samples: &Samples) -> String {
-    format!("{} calls, {} failed, p99 {:?}", samples.len(), samples.failed(), samples.latency(0.99).unwrap_or_default())
+    steady.goes_on(100)?;
+    steady.finish(&[])
 }
 
 /// Both deployments run this tag, all replicas.
