@@ -24,7 +24,7 @@ use outrigger_dataplane::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Mutex, MutexGuard, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -35,6 +35,9 @@ const ANY: Ports = Ports { outbound: 0, inbound: 0, mesh: 0 };
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const CHILD: &str = "OUTRIGGER_TEST_SIDECAR";
+
+/// Held while a process begins: until it runs its own program, it holds this one's sockets, whichever test they are of.
+static BEGINNING: Mutex<()> = Mutex::const_new(());
 
 /// Names that no other test of this machine uses.
 fn names() -> Names {
@@ -66,8 +69,11 @@ impl Guard {
     }
 
     /// As if it had died: its sockets are closed.
-    async fn end(mut self) {
+    /// As long as what it returns is held, its names are free.
+    async fn end(mut self) -> MutexGuard<'static, ()> {
+        let nobody_begins = BEGINNING.lock().await;
         self.tasks.shutdown().await;
+        nobody_begins
     }
 
     async fn until(&mut self, authority: Authority) {
@@ -127,7 +133,8 @@ async fn sidecar_process() {
 struct Process(Child);
 
 impl Process {
-    fn start(names: &Names, letter: char) -> Self {
+    async fn start(names: &Names, letter: char) -> Self {
+        let _beginning = BEGINNING.lock().await;
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["sidecar_process", "--exact", "--nocapture"])
             .env(CHILD, format!("{} {} {letter}", names.guard, names.sidecar))
@@ -211,7 +218,7 @@ async fn five_kills_refuse_nobody() {
     let mut load = Load::start(guard.port);
     load.hears('G').await;
     for _ in 0..5 {
-        let sidecar = Process::start(&names, 'S');
+        let sidecar = Process::start(&names, 'S').await;
         guard.until(Authority::Sidecar).await;
         load.hears('S').await;
         sidecar.signal(Signal::SIGKILL);
@@ -228,7 +235,7 @@ async fn a_hang_is_bridged_and_the_hand_back_costs_nothing() {
     let names = names();
     let mut guard = Guard::start(&names).await;
     let mut load = Load::start(guard.port);
-    let sidecar = Process::start(&names, 'S');
+    let sidecar = Process::start(&names, 'S').await;
     guard.until(Authority::Sidecar).await;
     load.hears('S').await;
     sidecar.signal(Signal::SIGSTOP);
@@ -247,11 +254,11 @@ async fn a_restarted_guard_gets_the_sockets_back() {
     let mut guard = Guard::start(&names).await;
     let port = guard.port;
     let mut load = Load::start(port);
-    let sidecar = Process::start(&names, 'S');
+    let sidecar = Process::start(&names, 'S').await;
     guard.until(Authority::Sidecar).await;
     load.hears('S').await;
     for _ in 0..3 {
-        guard.end().await;
+        let _nobody_begins = guard.end().await;
         load.hears('S').await;
         guard = Guard::start(&names).await;
         assert_eq!(guard.port, port);
@@ -271,10 +278,10 @@ async fn an_upgrade_cuts_nothing() {
     let names = names();
     let mut guard = Guard::start(&names).await;
     let mut load = Load::start(guard.port);
-    let mut old = Process::start(&names, 'A');
+    let mut old = Process::start(&names, 'A').await;
     guard.until(Authority::Sidecar).await;
     load.hears('A').await;
-    let new = Process::start(&names, 'B');
+    let new = Process::start(&names, 'B').await;
     load.hears('B').await;
     let ended = tokio::task::spawn_blocking(move || old.0.wait().map(|status| (status, old)));
     let (status, _old) = timeout(PATIENCE, ended).await.expect("in time").unwrap().unwrap();
@@ -291,7 +298,7 @@ async fn an_upgrade_cuts_nothing() {
         }
     };
     timeout(PATIENCE, named).await.expect("in time");
-    guard.end().await;
+    let _nobody_begins = guard.end().await;
     let mut guard = Guard::start(&names).await;
     guard.until(Authority::Sidecar).await;
     load.hears('B').await;
@@ -324,7 +331,7 @@ async fn a_pod_has_one_guard() {
     let names = names();
     let guard = Guard::start(&names).await;
     assert!(Host::start(&names, ANY, 1, Patience::default()).await.is_err());
-    guard.end().await;
+    let _nobody_begins = guard.end().await;
     assert!(Host::start(&names, ANY, 1, Patience::default()).await.is_ok());
 }
 
