@@ -1,17 +1,28 @@
 //! `outrigger install` and `outrigger upgrade`: Helm's release of the chart in this binary, once the cluster is fit for it.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE};
+use tokio::time::sleep;
 
 use crate::{
     chart, check,
     cluster::{self, Cluster},
     exit,
     helm::{Helm, RELEASE},
+    pods,
     terminal::Progress,
 };
+
+/// For controllers that end.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -67,8 +78,34 @@ pub(crate) fn run(kind: Kind, options: &Options, flags: &cluster::Options) -> Re
         };
         let chart = options.chart.as_deref().or(unpacked.as_ref().map(|dir| dir.path())).context("a chart")?;
         helm.args(args(kind, options, chart)).run("waiting for the mesh to be ready").await?;
+        if kind == Kind::Upgrade && !options.dry_run {
+            replaced(&Cluster::connect(flags).await?).await?;
+        }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Waits until the earlier controllers have gone. Helm doesn't: they answer API servers a few seconds longer, and would put
+/// their own version's proxies into pods that are made right now.
+async fn replaced(cluster: &Cluster) -> Result<()> {
+    let _progress = Progress::start("waiting for the earlier controllers to go");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let pods = cluster.pods_of(SYSTEM_NAMESPACE, CONTROLLER_NAME).await?.unwrap_or_default();
+        let leaving: Vec<_> =
+            pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()).map(pods::name).collect();
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            eprintln!(
+                "still ending: {}. Until they are gone, new pods may get proxies of the version before.",
+                leaving.join(", ")
+            );
+            return Ok(());
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 /// What follows `helm upgrade`.
