@@ -57,8 +57,8 @@ pub enum Outcome {
     Success,
     /// A 5xx answer, a connection that couldn't be made, or a timeout.
     Failure,
-    /// Nobody was there to take it, not even to refuse it at once: left alone by all, whatever share of the endpoints
-    /// that is, until somebody answers a trial.
+    /// No connection could be made, or nobody is left at the other end of one: left alone by all, whatever share of the
+    /// endpoints that is, until somebody answers a trial.
     Unreachable,
     /// Says nothing of the endpoint, such as a caller that went away.
     Neutral,
@@ -133,9 +133,9 @@ impl EndpointSet {
         self.endpoints.iter().filter(|endpoint| endpoint.is_ejected(now)).count()
     }
 
-    /// Picks by the policy among the ready endpoints that aren't ejected and can be reached, then among those that drain, then among
-    /// all. Never one of `tried`. `hash` matters to consistent hashing alone, `zone` (the caller's; may be empty) to
-    /// the rest.
+    /// Picks by the policy among the ready endpoints that aren't ejected and can be reached, then among those that drain,
+    /// then among all. Never one of `tried`. `hash` matters to consistent hashing alone, `zone` (the caller's; may be
+    /// empty) to the rest.
     ///
     /// # Errors
     /// If there is no other, or as much is in flight as the policy allows.

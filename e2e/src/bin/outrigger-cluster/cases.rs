@@ -36,3 +36,8 @@ pub(crate) fn all() -> Vec<Case> {
 const fn case(name: &'static str, run: fn(&crate::Cluster) -> anyhow::Result<()>) -> Case {
     Case { name, needs_nodes: false, run }
 }
+
+/// A case that looks at nodes from outside Kubernetes.
+const fn on_nodes(name: &'static str, run: fn(&crate::Cluster) -> anyhow::Result<()>) -> Case {
+    Case { name, needs_nodes: true, run }
+}

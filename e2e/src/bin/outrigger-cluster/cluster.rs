@@ -170,6 +170,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Replaces a Deployment's pods, one after the other.
+    pub(crate) fn restart(&self, namespace: &str, deployment: &str) -> Result<()> {
+        let deployment = format!("deployment/{deployment}");
+        self.kubectl(&["rollout", "restart", "-n", namespace, &deployment])?;
+        self.rolled_out(namespace, &deployment)
+    }
+
     /// Waits until there are so many pods with a label, those that are ending counted.
     pub(crate) fn until_pods(&self, namespace: &str, selector: &str, count: usize) -> Result<()> {
         until(Duration::from_secs(90), || {

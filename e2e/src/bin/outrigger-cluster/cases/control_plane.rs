@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_testbed::LoadSpec;
 use serde_json::Value;
 
-use super::{case, install::SYSTEM, shop};
+use super::{case, install::SYSTEM, on_nodes, shop};
 use crate::{
     Case,
     cluster::{Cluster, load_beside, text, until},
@@ -15,7 +15,7 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     case("control plane: another replica leads", leader),
     case("control plane: away, meshed namespaces fail closed and nobody else is held up", away),
-    Case { name: "control plane: the API server goes and comes back", needs_nodes: true, run: api_server },
+    on_nodes("control plane: the API server goes and comes back", api_server),
 ];
 
 fn lease(cluster: &Cluster) -> Result<(String, u64)> {

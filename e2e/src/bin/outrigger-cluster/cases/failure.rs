@@ -6,22 +6,23 @@ use anyhow::{Result, ensure};
 use outrigger_testbed::{LoadSpec, now_us};
 use serde_json::Value;
 
-use super::shop;
+use super::{on_nodes, shop};
 use crate::{
     Case,
     cluster::{Cluster, text, until},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case { name: "failure: a sidecar killed five times", needs_nodes: true, run: killed },
-    Case { name: "failure: a guard killed", needs_nodes: true, run: guard_killed },
-];
+pub(super) const CASES: &[Case] =
+    &[on_nodes("failure: a sidecar killed five times", killed), on_nodes("failure: a guard killed", guard_killed)];
 
-/// Restarts of a container, by the pod's status.
-pub(super) fn restarts(pod: &Value, container: &str) -> u64 {
+/// What a pod's status says of one of its init containers, as native sidecars are.
+pub(super) fn status<'a>(pod: &'a Value, container: &str) -> &'a Value {
     let statuses = pod["status"]["initContainerStatuses"].as_array();
-    let found = statuses.and_then(|all| all.iter().find(|status| status["name"] == container));
-    found.and_then(|status| status["restartCount"].as_u64()).unwrap_or_default()
+    statuses.and_then(|all| all.iter().find(|status| status["name"] == container)).unwrap_or(&Value::Null)
+}
+
+pub(super) fn restarts(pod: &Value, container: &str) -> u64 {
+    status(pod, container)["restartCount"].as_u64().unwrap_or_default()
 }
 
 /// Kills the sidecars of the caller and of one callee in turn under load: the kubelet restarts them with growing pauses,
@@ -88,6 +89,7 @@ fn killed(cluster: &Cluster) -> Result<()> {
 }
 
 fn guard_killed(cluster: &Cluster) -> Result<()> {
+    shop::open(cluster)?;
     let front = shop::front(cluster)?;
     let address = cluster.address(shop::NAMESPACE, "catalog-v1")?;
     let target = format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?;

@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 use outrigger_testbed::{Kill, now_us};
-use serde_json::Value;
 
 use super::{
     case,
-    failure::restarts,
+    failure::{restarts, status},
     install::SYSTEM,
+    on_nodes,
     podinfo::{self, NAMESPACE, Steady},
 };
 use crate::{
@@ -35,21 +35,11 @@ pub(super) const CASES: &[Case] = &[
 
 const SIDECAR: &str = "outrigger-sidecar";
 
-const fn on_nodes(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Case {
-    Case { name, needs_nodes: true, run }
-}
-
-fn restart(cluster: &Cluster, namespace: &str, deployment: &str) -> Result<()> {
-    let deployment = format!("deployment/{deployment}");
-    cluster.kubectl(&["rollout", "restart", "-n", namespace, &deployment])?;
-    cluster.rolled_out(namespace, &deployment)
-}
-
 fn restarted(cluster: &Cluster) -> Result<()> {
     podinfo::open(cluster)?;
     let steady = Steady::start(cluster)?;
     for deployment in ["backend", "frontend"] {
-        restart(cluster, NAMESPACE, deployment)?;
+        cluster.restart(NAMESPACE, deployment)?;
     }
     steady.goes_on(200)?;
     steady.finish(&[])
@@ -77,13 +67,13 @@ fn scaled(cluster: &Cluster) -> Result<()> {
 fn controllers(cluster: &Cluster) -> Result<()> {
     podinfo::open(cluster)?;
     let steady = Steady::start(cluster)?;
-    restart(cluster, SYSTEM, "outrigger-controller")?;
+    cluster.restart(SYSTEM, "outrigger-controller")?;
     let selector = "app.kubernetes.io/component=controller";
     cluster.kubectl(&["delete", "pods", "-n", SYSTEM, "-l", selector, "--grace-period=0", "--force"])?;
     steady.goes_on(200)?;
     cluster.rolled_out(SYSTEM, "deployment/outrigger-controller")?;
     // Its first words may not disturb anybody either.
-    restart(cluster, NAMESPACE, "backend")?;
+    cluster.restart(NAMESPACE, "backend")?;
     steady.goes_on(100)?;
     steady.finish(&[])
 }
@@ -100,8 +90,7 @@ fn out_of_memory(cluster: &Cluster) -> Result<()> {
         steady.goes_on(100)?;
         until(Duration::from_secs(60), || {
             let pod = cluster.get("pod", NAMESPACE, &pod)?;
-            let status = status(&pod, SIDECAR);
-            let reason = text(&status["lastState"]["terminated"]["reason"]);
+            let reason = text(&status(&pod, SIDECAR)["lastState"]["terminated"]["reason"]);
             ensure!(restarts(&pod, SIDECAR) > before, "it wasn't restarted");
             ensure!(reason == "OOMKilled", "Kubernetes says that it ended by {reason:?}");
             Ok(())
@@ -109,11 +98,6 @@ fn out_of_memory(cluster: &Cluster) -> Result<()> {
     }
     steady.goes_on(100)?;
     steady.finish(&kills)
-}
-
-fn status(pod: &Value, container: &str) -> Value {
-    let statuses = pod["status"]["initContainerStatuses"].as_array();
-    statuses.and_then(|all| all.iter().find(|status| status["name"] == container).cloned()).unwrap_or_default()
 }
 
 /// Lets the kernel run out of the memory that a process's container may have, and choose that process.
@@ -170,7 +154,7 @@ fn crash_loop(cluster: &Cluster) -> Result<()> {
             kills.extend(cluster.kill(NAMESPACE, pod, SIDECAR).ok());
         }
         if !drained && start.elapsed() > Duration::from_secs(40) {
-            restart(cluster, SYSTEM, "outrigger-shared")?;
+            cluster.restart(SYSTEM, "outrigger-shared")?;
             drained = true;
         }
         thread::sleep(Duration::from_millis(500));
@@ -180,8 +164,8 @@ fn crash_loop(cluster: &Cluster) -> Result<()> {
     steady.goes_on(100)?;
     steady.finish(&kills)?;
     // The next case begins with all of them well.
-    restart(cluster, NAMESPACE, "backend")?;
-    restart(cluster, NAMESPACE, "caller")
+    cluster.restart(NAMESPACE, "backend")?;
+    cluster.restart(NAMESPACE, "caller")
 }
 
 /// As by a power cut: nobody says goodbye, and no packet is answered any more. Most of the backends are there, so that

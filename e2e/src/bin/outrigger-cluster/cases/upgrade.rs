@@ -28,8 +28,7 @@ fn upgrade(cluster: &Cluster) -> Result<()> {
     runs(cluster, "e2e-next")?;
     // The apps take the new sidecars with them, one pod after the other.
     for name in ["backend", "frontend"] {
-        cluster.kubectl(&["rollout", "restart", "-n", podinfo::NAMESPACE, &format!("deployment/{name}")])?;
-        podinfo::rolled_out(cluster, name)?;
+        cluster.restart(podinfo::NAMESPACE, name)?;
     }
     for pod in cluster.pods(podinfo::NAMESPACE, "app=backend")? {
         ensure!(pod["spec"]["initContainers"][2]["image"] == "outrigger:e2e-next", "{}", pod["metadata"]["name"]);

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{case, install::SYSTEM, shop};
+use super::{case, install::SYSTEM, on_nodes, shop};
 use crate::{
     Case,
     cluster::{Cluster, text, until},
@@ -14,7 +14,7 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     case("workloads: a StatefulSet with probes of every kind", stateful),
     case("workloads: exec, logs, port-forward, debug", by_hand),
-    Case { name: "workloads: the controllers' memory", needs_nodes: true, run: memory },
+    on_nodes("workloads: the controllers' memory", memory),
 ];
 
 fn stateful(cluster: &Cluster) -> Result<()> {
