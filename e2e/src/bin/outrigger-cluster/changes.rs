@@ -12,16 +12,17 @@ use outrigger_testbed::now_us;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// One change. The instant is [`now_us`]'s.
+/// One change. The instants are [`now_us`]'s.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Change {
+    pub(crate) asked: u64,
     pub(crate) answered: u64,
     /// Of the app that all calls go to from now on.
     pub(crate) version: String,
 }
 
 /// Between two changes: each must have come to rest, and its status been written.
-const PAUSE: Duration = Duration::from_millis(120);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Sends all calls of the shop's catalog to one of its versions and the other in turn. One line of JSON per change.
 pub(crate) fn make(count: usize) -> Result<()> {
@@ -34,8 +35,9 @@ pub(crate) fn make(count: usize) -> Result<()> {
             let version = if change % 2 == 0 { "v2" } else { "v1" };
             let rules = json!([{ "backendRefs": [{ "name": format!("catalog-{version}"), "port": 80 }] }]);
             let patch = Patch::Merge(json!({ "spec": { "rules": rules } }));
+            let asked = now_us();
             routes.patch("catalog", &PatchParams::default(), &patch).await.context("changing HTTPRoute catalog")?;
-            let change = Change { answered: now_us(), version: version.to_owned() };
+            let change = Change { asked, answered: now_us(), version: version.to_owned() };
             println!("{}", serde_json::to_string(&change)?);
             tokio::time::sleep(PAUSE).await;
         }
