@@ -41,6 +41,7 @@ const MAY: &[(&str, &[&str])] = &[
         &["outrigger-core", "outrigger-crds", "outrigger-testbed", "outrigger-webhook", "outrigger-wire"],
     ),
     ("outrigger-testbed", &["outrigger-crds", "outrigger-wire"]),
+    ("outrigger-bench", &["outrigger-testbed", "outrigger-wire"]),
     ("outrigger-e2e", &["outrigger-crds", "outrigger-testbed", "outrigger-wire"]),
 ];
 
