@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     handover::{Host, Names},
-    listeners::{Ports, reset},
+    listeners::{Ports, reset_at_end},
     telemetry::{FallbackReason, Listener, Metrics},
     tls::MeshTls,
 };
@@ -176,7 +176,7 @@ impl Port {
             _ => Cause::NotReady,
         };
         let Some(slot) = self.carrier.slot() else {
-            reset(&stream);
+            reset_at_end(&stream, true);
             return self.carrier.shed(self.listener);
         };
         // Without the option it is slower, not wrong.
