@@ -132,7 +132,8 @@ impl Chunk {
             LENT.set(LENT.get() + 1);
         }
         let kept = KEPT.with_borrow_mut(|kept| kept.take(size));
-        let Memory { bytes, parts } = kept.unwrap_or_else(|| Memory { bytes: vec![0; size.bytes()].into(), parts: Vec::new() });
+        let Memory { bytes, parts } =
+            kept.unwrap_or_else(|| Memory { bytes: vec![0; size.bytes()].into(), parts: Vec::new() });
         Self { memory: bytes, parts, at: 0, filled: false }
     }
 

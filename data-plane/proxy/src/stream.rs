@@ -16,7 +16,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{chunk::{Chunk, PAYLOAD}, tls::TlsStream};
+use crate::{
+    chunk::{Chunk, PAYLOAD},
+    tls::TlsStream,
+};
 
 /// What every stream here can do: carry bytes, and carry them in chunks, which saves copies where a stream knows how.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {

@@ -31,15 +31,35 @@ enum Means {
 
 const BULK: u64 = 3 << 30;
 
-/// A pair of proxies and the bytes that they carry for each second of CPU time: `cargo test --release -p
-/// outrigger-dataplane bulk -- --ignored --nocapture`.
+/// Bytes that a pair of proxies carries for each second of CPU time: `cargo test --release -p outrigger-dataplane bulk_
+/// -- --ignored --nocapture --test-threads 1`.
 #[test]
 #[ignore = "measures, and takes its time"]
-fn bulk() {
-    for means in [Means::Copies, Means::Pump, Means::Pump, Means::Copies, Means::PumpPlain, Means::CopiesPlain] {
-        let cpu = carry_bulk(means, BULK);
-        eprintln!("{means:?}: {:.3} GB per CPU-second", BULK as f64 / cpu as f64);
-    }
+fn bulk_by_pump() {
+    bulk(Means::Pump);
+}
+
+#[test]
+#[ignore = "measures, and takes its time"]
+fn bulk_by_copies() {
+    bulk(Means::Copies);
+}
+
+#[test]
+#[ignore = "measures, and takes its time"]
+fn bulk_by_pump_without_tls() {
+    bulk(Means::PumpPlain);
+}
+
+#[test]
+#[ignore = "measures, and takes its time"]
+fn bulk_by_copies_without_tls() {
+    bulk(Means::CopiesPlain);
+}
+
+fn bulk(means: Means) {
+    let cpu = carry_bulk(means, BULK);
+    eprintln!("{means:?}: {:.3} GB per CPU-second", BULK as f64 / cpu as f64);
 }
 
 fn carry_bulk(means: Means, bytes: u64) -> u64 {
@@ -154,4 +174,121 @@ async fn accept(mesh: &MeshTls, socket: TcpStream) -> TlsStream {
 async fn connect(mesh: &Arc<MeshTls>, peer: &outrigger_wire::SpiffeId, socket: TcpStream) -> TlsStream {
     let config = mesh.client(std::slice::from_ref(peer), alpn::TCP).unwrap();
     tls::connect(config, server_name(Ipv4Addr::LOCALHOST.into()), socket).await.unwrap().0
+}
+
+/// Two ends of what a pair of proxies carries, and the proxies' own outcomes.
+async fn pair() -> (TcpStream, TcpStream, JoinOutcome, JoinOutcome) {
+    let (front, catalogue, id) = two();
+    let (client, near) = sockets().await;
+    let (middle, far) = sockets().await;
+    let (out, server) = sockets().await;
+    let first = tokio::spawn(async move {
+        let (mut near, mut middle) = (near, connect(&front, &id, middle).await);
+        pump(&mut near, &mut middle).await
+    });
+    let second = tokio::spawn(async move {
+        let (mut far, mut out) = (accept(&catalogue, far).await, out);
+        pump(&mut far, &mut out).await
+    });
+    (client, server, first, second)
+}
+
+type JoinOutcome = tokio::task::JoinHandle<io::Result<Carried>>;
+
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (dialled, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (dialled.unwrap(), accepted.unwrap().0)
+}
+
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 253) as u8).collect()
+}
+
+#[tokio::test]
+async fn what_is_sent_arrives_and_halves_end_by_themselves() {
+    let (mut client, mut server, first, second) = pair().await;
+    for length in [1, 100, 16 * 1024, 50_000] {
+        client.write_all(&bytes(length)).await.unwrap();
+        let mut heard = vec![0; length];
+        server.read_exact(&mut heard).await.unwrap();
+        assert!(heard == bytes(length), "{length}");
+    }
+    client.shutdown().await.unwrap();
+    assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+    // The other half goes on, and this time it is much.
+    let said = bytes(5_000_000);
+    let answer = async {
+        server.write_all(&said).await.unwrap();
+        server.shutdown().await.unwrap();
+    };
+    let mut heard = Vec::new();
+    let (read, ()) = tokio::join!(client.read_to_end(&mut heard), answer);
+    read.unwrap();
+    assert!(heard == said);
+    let sent = 1 + 100 + 16 * 1024 + 50_000;
+    let carried = Carried { sent, received: 5_000_000 };
+    assert_eq!(first.await.unwrap().unwrap(), carried);
+    assert_eq!(second.await.unwrap().unwrap(), carried);
+}
+
+#[tokio::test]
+async fn who_reads_nothing_is_not_sent_more_than_there_is_room_for() {
+    let (mut client, mut server, first, second) = pair().await;
+    let piece = bytes(1 << 20);
+    let mut written = 0;
+    // Sooner or later nothing more is taken: the kernel's buffers and the two proxies' own are bounded.
+    while let Ok(n) = tokio::time::timeout(std::time::Duration::from_millis(300), client.write(&piece)).await {
+        written += n.unwrap();
+        assert!(written < 256 << 20);
+    }
+    client.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    server.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard.len(), written);
+    drop(server);
+    for outcome in [first, second] {
+        assert_eq!(outcome.await.unwrap().unwrap().sent, written as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_vanishes_is_an_error_on_both_sides() {
+    let (mut client, server, first, second) = pair().await;
+    crate::listeners::reset_at_end(&server, true);
+    drop(server);
+    assert!(second.await.unwrap().is_err());
+    assert!(first.await.unwrap().is_err());
+    assert!(matches!(client.read(&mut [0]).await, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn sealed_anew_between_two_sessions() {
+    let (front, catalogue, id) = two();
+    let (near, near_far) = sockets().await;
+    let (out, out_far) = sockets().await;
+    let middle = async {
+        let (mut from, mut to) = (accept(&catalogue, near_far).await, connect(&front, &id, out).await);
+        pump(&mut from, &mut to).await.unwrap()
+    };
+    let (front, catalogue, id) = (&front, &catalogue, &id);
+    let ends = async {
+        let (mut near, mut far) = tokio::join!(connect(front, id, near), accept(catalogue, out_far));
+        let said = bytes(3_000_000);
+        let speak = async {
+            // Many small records, then large ones.
+            for piece in said[..100_000].chunks(700).chain(said[100_000..].chunks(200_000)) {
+                near.write_all(piece).await.unwrap();
+            }
+            near.shutdown().await.unwrap();
+        };
+        let mut heard = Vec::new();
+        let (read, ()) = tokio::join!(far.read_to_end(&mut heard), speak);
+        read.unwrap();
+        assert!(heard == said);
+        far.shutdown().await.unwrap();
+        assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
+    };
+    let (carried, ()) = tokio::join!(middle, ends);
+    assert_eq!(carried, Carried { sent: 3_000_000, received: 0 });
 }

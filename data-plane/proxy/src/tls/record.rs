@@ -154,8 +154,7 @@ impl Opener {
     pub(super) fn open(&mut self, record: &mut [u8]) -> Result<(Content, usize), RecordError> {
         let (head, sealed) = record.split_at_mut(HEAD);
         let nonce = self.0.nonce()?;
-        let inner =
-            self.0.key.open_in_place(nonce, Aad::from(&head[..]), sealed).map_err(|_| RecordError::Forged)?;
+        let inner = self.0.key.open_in_place(nonce, Aad::from(&head[..]), sealed).map_err(|_| RecordError::Forged)?;
         // Behind the content: its type, and as many zeros as the peer likes.
         let length = inner.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Unexpected)?;
         let content = Content::of(inner[length]).ok_or(RecordError::Unexpected)?;

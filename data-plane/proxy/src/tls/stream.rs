@@ -8,9 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustls::{
-    ExtractedSecrets, client::ClientConnectionData, kernel::KernelConnection, server::ServerConnectionData,
-};
+use rustls::{ExtractedSecrets, client::ClientConnectionData, kernel::KernelConnection, server::ServerConnectionData};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
