@@ -78,7 +78,7 @@ impl Fallback {
     ///
     /// # Errors
     /// When there is no shared proxy that answers.
-    pub(crate) async fn open(&self, header: &GuardHeader) -> Result<TlsStream, FallbackError> {
+    pub async fn open(&self, header: &GuardHeader) -> Result<TlsStream, FallbackError> {
         let candidates = self.candidates()?;
         let frame = header.encode();
         let deadline = Instant::now() + TOTAL;

@@ -20,6 +20,7 @@ mod pump;
 pub mod redirect;
 mod series;
 mod shared;
+mod splice;
 mod stream;
 pub mod sys;
 mod tcp;

@@ -8,7 +8,8 @@ use std::{
 };
 
 use crate::{
-    chunk::{Appetite, Chunk},
+    chunk::{Appetite, Chunk, Size},
+    splice::Pipe,
     stream::Io,
 };
 
@@ -27,6 +28,9 @@ struct Way {
     state: State,
     chunk: Chunk,
     appetite: Appetite,
+    pipe: Option<Pipe>,
+    /// There was none to be had.
+    no_pipe: bool,
     carried: u64,
 }
 
@@ -35,6 +39,8 @@ enum State {
     #[default]
     Fill,
     Drain,
+    /// What is carried is in the pipe.
+    Splice,
     /// The one side has ended; the other is told.
     End,
     Ended,
@@ -74,6 +80,9 @@ impl Way {
                 }
                 State::Fill => {
                     ready!(from.poll_fillable(cx))?;
+                    if ready!(self.poll_pipe(cx, from, to))? {
+                        continue;
+                    }
                     self.chunk = Chunk::take(self.appetite.size());
                     let filled = from.poll_fill(cx, &mut self.chunk)?;
                     if self.chunk.is_empty() {
@@ -91,6 +100,17 @@ impl Way {
                     self.chunk.release();
                     self.state = State::Fill;
                 }
+                State::Splice => {
+                    if let (Some(pipe), Some(to)) = (&mut self.pipe, to.bare()) {
+                        ready!(pipe.poll_drain(cx, to))?;
+                        if pipe.is_wasted() {
+                            // Copies cost less, until they are large again.
+                            self.pipe = None;
+                            self.appetite = Appetite::default();
+                        }
+                    }
+                    self.state = State::Fill;
+                }
                 State::End => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                     self.state = State::Ended;
@@ -98,6 +118,21 @@ impl Way {
                 State::Ended => return Poll::Ready(Ok(self.carried)),
             }
         }
+    }
+
+    /// Lets the kernel carry bulk between two bare sockets. `false`: there is none, or they aren't.
+    fn poll_pipe<A: Io, B: Io>(&mut self, cx: &mut Context<'_>, from: &A, to: &B) -> Poll<io::Result<bool>> {
+        let bulk = self.appetite.size() == Size::Large;
+        let (true, Some(from), Some(_)) = (bulk, from.bare(), to.bare()) else { return Poll::Ready(Ok(false)) };
+        if self.pipe.is_none() && !self.no_pipe {
+            self.pipe = Pipe::new();
+            self.no_pipe = self.pipe.is_none();
+        }
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(false)) };
+        let moved = ready!(pipe.poll_fill(cx, from))?;
+        self.carried += moved as u64;
+        self.state = if moved > 0 { State::Splice } else { State::End };
+        Poll::Ready(Ok(true))
     }
 }
 

@@ -48,6 +48,11 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
         }
         Pin::new(self).poll_flush(cx)
     }
+
+    /// The socket, if bytes may bypass whatever is between: nothing has been read ahead, and nothing changes them.
+    fn bare(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 /// A dialled connection.
@@ -113,6 +118,10 @@ impl Io for TcpStream {
             }
         }
     }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 
 impl Io for TokioIo<Upgraded> {}
@@ -137,6 +146,10 @@ impl<S: Io> Io for Prefixed<S> {
 
     fn poll_drain(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
         self.inner.poll_drain(cx, chunk)
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        self.inner.bare().filter(|_| self.prefix.is_empty())
     }
 }
 
@@ -211,6 +224,13 @@ impl Io for Link {
         match self {
             Self::Plain(stream) => stream.poll_drain(cx, chunk),
             Self::Tls(stream) => stream.poll_drain(cx, chunk),
+        }
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => stream.bare(),
+            Self::Tls(_) => None,
         }
     }
 }

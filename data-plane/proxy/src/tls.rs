@@ -30,7 +30,7 @@ mod stream;
 mod verify;
 
 pub(crate) use handshake::{Agreed, accept, connect};
-pub(crate) use stream::TlsStream;
+pub use stream::TlsStream;
 use verify::{Roots, Verifier, still_valid};
 pub use verify::{SvidError, spiffe_id};
 

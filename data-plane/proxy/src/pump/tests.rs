@@ -292,3 +292,27 @@ async fn sealed_anew_between_two_sessions() {
     let (carried, ()) = tokio::join!(middle, ends);
     assert_eq!(carried, Carried { sent: 3_000_000, received: 0 });
 }
+
+#[tokio::test]
+async fn between_bare_sockets_messages_bulk_and_messages_again() {
+    let (mut client, mut near) = sockets().await;
+    let (mut out, mut server) = sockets().await;
+    let carrying = tokio::spawn(async move { pump(&mut near, &mut out).await });
+    let mut sent = 0;
+    for length in [1, 100, 30_000_000, 3, 3, 3, 3, 3, 3, 3, 3, 2_000_000, 1] {
+        let said = bytes(length);
+        let mut heard = vec![0; length];
+        let (written, read) = tokio::join!(client.write_all(&said), server.read_exact(&mut heard));
+        (written.unwrap(), read.unwrap());
+        assert!(heard == said, "{length}");
+        sent += length as u64;
+    }
+    client.shutdown().await.unwrap();
+    assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+    server.write_all(b"and back").await.unwrap();
+    drop(server);
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"and back");
+    assert_eq!(carrying.await.unwrap().unwrap(), Carried { sent, received: 8 });
+}

@@ -95,8 +95,8 @@ async fn complete<S: Session>(session: &mut S, socket: &mut TcpStream) -> io::Re
             Ok(Step::Again) => continue,
             Ok(step) => step,
             Err(error) => {
-                // What is left to be said is the alert. A peer that doesn't take it now doesn't get it.
-                let _ = step_alert(session, &mut outgoing).map(|()| socket.try_write(&outgoing));
+                // A peer that doesn't take the alert now doesn't get it.
+                let _ = socket.try_write(&last_words(session, &mut early));
                 return Err(invalid(error));
             }
         };
@@ -149,12 +149,13 @@ fn step<S: Session>(session: &mut S, early: &mut Early, outgoing: &mut Vec<u8>) 
     if settled && session.common().is_handshaking() { Ok(Step::Read) } else { next }
 }
 
-/// Lets `session` say why it failed.
-fn step_alert<S: Session>(session: &mut S, outgoing: &mut Vec<u8>) -> Result<(), Error> {
-    while let Ok(ConnectionState::EncodeTlsData(encoding)) = session.process(&mut []).state {
-        encode(encoding, outgoing)?;
+/// Lets `session` say why it failed. Asks once: with the alert said, it has nothing more to say.
+fn last_words<S: Session>(session: &mut S, early: &mut Early) -> Vec<u8> {
+    let mut alert = Vec::new();
+    if let Ok(ConnectionState::EncodeTlsData(encoding)) = session.process(&mut early.records).state {
+        let _ = encode(encoding, &mut alert);
     }
-    Ok(())
+    alert
 }
 
 fn encode<D>(mut encoding: EncodeTlsData<'_, D>, outgoing: &mut Vec<u8>) -> Result<(), Error> {

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// An open TLS session.
-pub(crate) struct TlsStream {
+pub struct TlsStream {
     socket: TcpStream,
     session: Box<Session>,
 }
