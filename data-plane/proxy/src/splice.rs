@@ -29,6 +29,12 @@ const CAPACITY: i32 = 512 * 1024;
 const BULK: usize = 16 * 1024;
 const PATIENCE: u8 = 4;
 
+/// This thread shall do without.
+#[cfg(test)]
+pub(crate) fn forbid() {
+    OPEN.set(PIPES);
+}
+
 /// Pipes that one thread has at once.
 const PIPES: usize = 256;
 

@@ -26,6 +26,8 @@ enum Means {
     Copies,
     Pump,
     PumpPlain,
+    /// Not through a pipe.
+    PumpCopiesPlain,
     CopiesPlain,
 }
 
@@ -49,6 +51,12 @@ fn bulk_by_copies() {
 #[ignore = "measures, and takes its time"]
 fn bulk_by_pump_without_tls() {
     bulk(Means::PumpPlain);
+}
+
+#[test]
+#[ignore = "measures, and takes its time"]
+fn bulk_by_pump_without_tls_or_pipe() {
+    bulk(Means::PumpCopiesPlain);
 }
 
 #[test]
@@ -80,7 +88,7 @@ fn carry_bulk(means: Means, bytes: u64) -> u64 {
     });
     let server = proxy(far, backend_at, move |near, out| async move {
         match means {
-            Means::PumpPlain | Means::CopiesPlain => carry_plain(means, near, out).await,
+            Means::PumpPlain | Means::PumpCopiesPlain | Means::CopiesPlain => carry_plain(means, near, out).await,
             Means::Copies => {
                 let config = catalogue.server(ServerAlpn::Pod).unwrap();
                 let mut near = TlsAcceptor::from(config).accept(near).await.unwrap();
@@ -95,7 +103,7 @@ fn carry_bulk(means: Means, bytes: u64) -> u64 {
     });
     let client = proxy(entry, far_at, move |near, out| async move {
         match means {
-            Means::PumpPlain | Means::CopiesPlain => carry_plain(means, near, out).await,
+            Means::PumpPlain | Means::PumpCopiesPlain | Means::CopiesPlain => carry_plain(means, near, out).await,
             Means::Copies => {
                 let config = front.client(&[id], alpn::TCP).unwrap();
                 let name = server_name(Ipv4Addr::LOCALHOST.into());
@@ -124,7 +132,10 @@ fn carry_bulk(means: Means, bytes: u64) -> u64 {
 }
 
 async fn carry_plain(means: Means, mut near: TcpStream, mut out: TcpStream) {
-    if let Means::PumpPlain = means {
+    if let Means::PumpCopiesPlain = means {
+        crate::splice::forbid();
+    }
+    if let Means::PumpPlain | Means::PumpCopiesPlain = means {
         pump(&mut near, &mut out).await.unwrap();
     } else {
         copy_bidirectional_with_sizes(&mut near, &mut out, 16384, 16384).await.unwrap();

@@ -171,6 +171,80 @@ async fn a_damaged_record_ends_the_session_and_its_sender_is_told() {
     }
 }
 
+/// What a client of rustls says first, and then nothing.
+fn hello() -> Vec<u8> {
+    let (front, _, id) = two();
+    let config = front.client(&[id], alpn::TCP).unwrap();
+    let mut client = rustls::ClientConnection::new(config, server_name(Ipv4Addr::LOCALHOST.into())).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[tokio::test]
+async fn no_garbage_gets_through_a_handshake() {
+    let (front, catalogue, id) = two();
+    let hello = hello();
+    for at in 0..hello.len() * 2 {
+        let mut garbage = hello.clone();
+        garbage[at % hello.len()] ^= if at < hello.len() { 0xff } else { 1 };
+        let (mut near, far) = sockets().await;
+        let (again, name) = (hello.clone(), server_name(Ipv4Addr::LOCALHOST.into()));
+        let speak = async {
+            near.write_all(&garbage).await.unwrap();
+            // And records that can't be opened, in case that it was taken for a hello.
+            let _ = near.write_all(&[&[23, 3, 3, 0, 30][..], &again[..30], &again].concat()).await;
+            let _ = near.shutdown().await;
+            let _ = near.read_to_end(&mut Vec::new()).await;
+        };
+        let (accepted, ()) = tokio::join!(accept(catalogue.server(ServerAlpn::Pod).unwrap(), far), speak);
+        assert!(accepted.is_err(), "byte {at}");
+
+        let (mut near, far) = sockets().await;
+        let speak = async {
+            let _ = near.write_all(&garbage).await;
+            let _ = near.shutdown().await;
+            let _ = near.read_to_end(&mut Vec::new()).await;
+        };
+        let config = front.client(std::slice::from_ref(&id), alpn::TCP).unwrap();
+        let (connected, ()) = tokio::join!(connect(config, name, far), speak);
+        assert!(connected.is_err(), "byte {at}");
+    }
+}
+
+/// Every cut of what both sides say, so that each message comes in two pieces.
+#[tokio::test]
+async fn a_handshake_may_come_in_any_pieces() {
+    for at_once in [1, 2, 3, 7, 100, 1000] {
+        let (front, catalogue, id) = two();
+        let (near, near_far) = sockets().await;
+        let (far_near, far) = sockets().await;
+        let relay = tokio::spawn(async move {
+            let (mut a, mut b) = (near_far.into_split(), far_near.into_split());
+            tokio::join!(in_pieces(&mut a.0, &mut b.1, at_once), in_pieces(&mut b.0, &mut a.1, at_once));
+        });
+        let config = front.client(&[id], alpn::TCP).unwrap();
+        let name = server_name(Ipv4Addr::LOCALHOST.into());
+        let (ours, other) =
+            tokio::join!(connect(config, name, near), accept(catalogue.server(ServerAlpn::Pod).unwrap(), far));
+        let ((mut ours, _), (mut other, _)) = (ours.unwrap(), other.unwrap());
+        say(&mut ours, &mut other, 5_000).await;
+        say(&mut other, &mut ours, 5_000).await;
+        drop((ours, other));
+        relay.await.unwrap();
+    }
+}
+
+async fn in_pieces<A: AsyncRead + Unpin, B: AsyncWrite + Unpin>(from: &mut A, to: &mut B, at_once: usize) {
+    let mut piece = vec![0; at_once];
+    while let Ok(n @ 1..) = from.read(&mut piece).await {
+        if to.write_all(&piece[..n]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
 #[tokio::test]
 async fn tunnels_are_resumed() {
     let (front, catalogue, id) = two();
