@@ -152,6 +152,10 @@ impl Chunk {
         drop(mem::take(self));
     }
 
+    pub(crate) fn size(&self) -> Size {
+        if self.memory.len() > Size::Small.bytes() { Size::Large } else { Size::Small }
+    }
+
     /// Bytes to be carried.
     pub(crate) fn len(&self) -> usize {
         self.parts().iter().map(Range::len).sum()
@@ -221,14 +225,13 @@ impl Chunk {
         &mut self.memory[HEAD..HEAD + PAYLOAD]
     }
 
-    /// Room for what can be read at once into an empty chunk, in so many slots.
-    pub(crate) fn slots(&mut self) -> ([IoSliceMut<'_>; SLOTS], usize) {
+    /// Room for what can be read at once into an empty large chunk.
+    pub(crate) fn slots(&mut self) -> [IoSliceMut<'_>; SLOTS] {
         let mut slots = array::from_fn(|_| IoSliceMut::new(&mut []));
-        let count = self.memory.len() / SLOT;
         for (slot, memory) in slots.iter_mut().zip(self.memory.chunks_exact_mut(SLOT)) {
             *slot = IoSliceMut::new(&mut memory[HEAD..HEAD + PAYLOAD]);
         }
-        (slots, count)
+        slots
     }
 
     /// So many bytes have been read into the slots.
@@ -308,7 +311,7 @@ impl Drop for Chunk {
         if self.is_released() {
             return;
         }
-        let large = self.memory.len() > Size::Small.bytes();
+        let large = self.size() == Size::Large;
         if large {
             // On the thread that it was lent by, or another one: the sum stays right enough.
             let _ = LENT.try_with(|lent| lent.set(lent.get().saturating_sub(1)));

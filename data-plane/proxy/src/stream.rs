@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    chunk::{Chunk, PAYLOAD},
+    chunk::{Chunk, PAYLOAD, Size},
     tls::TlsStream,
 };
 
@@ -30,11 +30,7 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
     /// Reads into an empty chunk. One that stays empty means the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
-        let mut buf = ReadBuf::new(chunk.slot());
-        ready!(Pin::new(self).poll_read(cx, &mut buf))?;
-        let read = buf.filled().len();
-        chunk.fill(read);
-        Poll::Ready(Ok(()))
+        poll_fill_slot(self, cx, chunk)
     }
 
     /// Sends all of a chunk, which is empty afterwards, and whatever had to be sent before it.
@@ -53,6 +49,17 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn bare(&self) -> Option<&TcpStream> {
         None
     }
+}
+
+fn poll_fill_slot<S>(stream: &mut S, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>>
+where
+    S: AsyncRead + Unpin + ?Sized,
+{
+    let mut buf = ReadBuf::new(chunk.slot());
+    ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+    let read = buf.filled().len();
+    chunk.fill(read);
+    Poll::Ready(Ok(()))
 }
 
 /// A dialled connection.
@@ -97,16 +104,18 @@ impl Io for TcpStream {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        if chunk.size() == Size::Small {
+            return poll_fill_slot(self, cx, chunk);
+        }
         loop {
             ready!(self.poll_read_ready(cx))?;
-            let (mut slots, count) = chunk.slots();
-            let room = count * PAYLOAD;
+            let mut slots = chunk.slots();
             let mut read = None;
             let tried = self.try_io(Interest::READABLE, || {
-                let n = readv(&*self, &mut slots[..count])?;
+                let n = readv(&*self, &mut slots)?;
                 read = Some(n);
                 // Less than asked for, so there is no more: the next attempt waits for the event loop.
-                if n > 0 && n < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                if n > 0 && n < slots.len() * PAYLOAD { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             if let Some(read) = read {
                 chunk.fill(read);

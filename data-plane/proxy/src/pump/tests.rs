@@ -32,6 +32,7 @@ enum Means {
 }
 
 const BULK: u64 = 3 << 30;
+const ROUND_TRIPS: u32 = 20_000;
 
 /// Bytes that a pair of proxies carries for each second of CPU time: `cargo test --release -p outrigger-dataplane bulk_
 /// -- --ignored --nocapture --test-threads 1`.
@@ -65,26 +66,75 @@ fn bulk_by_copies_without_tls() {
     bulk(Means::CopiesPlain);
 }
 
-fn bulk(means: Means) {
-    let cpu = carry_bulk(means, BULK);
-    eprintln!("{means:?}: {:.3} GB per CPU-second", BULK as f64 / cpu as f64);
+#[test]
+#[ignore = "measures, and takes its time"]
+fn messages_by_pump() {
+    messages(Means::Pump);
 }
 
-fn carry_bulk(means: Means, bytes: u64) -> u64 {
-    let (front, catalogue, id) = two();
-    let (entry, far, backend) = (std_listener(), std_listener(), std_listener());
-    let (entry_at, far_at, backend_at) =
-        (entry.local_addr().unwrap(), far.local_addr().unwrap(), backend.local_addr().unwrap());
-    let sink = thread::spawn(move || {
-        pin(0);
-        let (mut stream, _) = backend.accept().unwrap();
-        let (mut buffer, mut left) = (vec![0; 256 * 1024], bytes);
+#[test]
+#[ignore = "measures, and takes its time"]
+fn messages_by_copies() {
+    messages(Means::Copies);
+}
+
+fn bulk(means: Means) {
+    let sink = |mut stream: std::net::TcpStream| {
+        let (mut buffer, mut left) = (vec![0; 256 * 1024], BULK);
         while left > 0 {
             let n = stream.read(&mut buffer).unwrap();
             assert_ne!(n, 0);
             left -= n as u64;
         }
         stream.write_all(b"!").unwrap();
+    };
+    let source = |mut stream: std::net::TcpStream| {
+        let (buffer, mut left) = (vec![7; 256 * 1024], BULK);
+        while left > 0 {
+            let n = left.min(buffer.len() as u64) as usize;
+            stream.write_all(&buffer[..n]).unwrap();
+            left -= n as u64;
+        }
+        stream.read_exact(&mut [0]).unwrap();
+    };
+    let cpu = measure(means, source, sink);
+    eprintln!("{means:?}: {:.3} GB per CPU-second", BULK as f64 / cpu as f64);
+}
+
+/// Round trips of one byte.
+fn messages(means: Means) {
+    let echo = |mut stream: std::net::TcpStream| {
+        let mut byte = [0];
+        while stream.read(&mut byte).unwrap() > 0 {
+            stream.write_all(&byte).unwrap();
+        }
+    };
+    let ask = |mut stream: std::net::TcpStream| {
+        stream.set_nodelay(true).unwrap();
+        for _ in 0..ROUND_TRIPS {
+            stream.write_all(b"?").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+        }
+    };
+    let cpu = measure(means, ask, echo);
+    eprintln!("{means:?}: {:.2} us CPU per round trip", cpu as f64 / f64::from(ROUND_TRIPS) / 1000.0);
+}
+
+/// CPU time, in nanoseconds, of a pair of proxies between these two.
+fn measure<A, B>(means: Means, source: A, sink: B) -> u64
+where
+    A: FnOnce(std::net::TcpStream),
+    B: FnOnce(std::net::TcpStream) + Send + 'static,
+{
+    let (front, catalogue, id) = two();
+    let (entry, far, backend) = (std_listener(), std_listener(), std_listener());
+    let (entry_at, far_at, backend_at) =
+        (entry.local_addr().unwrap(), far.local_addr().unwrap(), backend.local_addr().unwrap());
+    let sink = thread::spawn(move || {
+        pin(0);
+        let (stream, _) = backend.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        sink(stream);
     });
     let server = proxy(far, backend_at, move |near, out| async move {
         match means {
@@ -118,15 +168,7 @@ fn carry_bulk(means: Means, bytes: u64) -> u64 {
         }
     });
     pin(0);
-    let mut source = std::net::TcpStream::connect(entry_at).unwrap();
-    let (buffer, mut left) = (vec![7; 256 * 1024], bytes);
-    while left > 0 {
-        let n = left.min(buffer.len() as u64) as usize;
-        source.write_all(&buffer[..n]).unwrap();
-        left -= n as u64;
-    }
-    source.read_exact(&mut [0]).unwrap();
-    drop(source);
+    source(std::net::TcpStream::connect(entry_at).unwrap());
     sink.join().unwrap();
     client.join().unwrap() + server.join().unwrap()
 }
@@ -155,6 +197,7 @@ where
             listener.set_nonblocking(true).unwrap();
             let (near, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
             let out = TcpStream::connect(to).await.unwrap();
+            (near.set_nodelay(true).unwrap(), out.set_nodelay(true).unwrap());
             let before = cpu_time();
             carry(near, out).await;
             cpu_time() - before
