@@ -15,6 +15,7 @@ use outrigger_core::Store;
 use outrigger_dataplane::{
     admin::{self, Admin, Alive, Extra, Readiness},
     listeners::bind_address,
+    memory,
     telemetry::Metrics,
     tls::MeshTls,
     worker::Workers,
@@ -32,6 +33,11 @@ use crate::settings::Settings;
 
 /// Changes the log filter of the running process.
 pub(crate) type Levels = reload::Handle<EnvFilter, Registry>;
+
+/// Until start-up is over, after it has seemed so.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How often free memory is looked for.
+const TIDY: Duration = Duration::from_secs(15);
 
 /// The parts that every mode has.
 pub(crate) struct Base {
@@ -76,6 +82,7 @@ where
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
     raise_descriptor_limit();
+    memory::prepare();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(mode(settings, levels))
 }
 
@@ -149,6 +156,7 @@ impl Start {
         }
         tokio::spawn(base.tls.clone().follow());
         tokio::spawn(watch_readiness(base.store.clone(), base.tls.clone(), ready, base.metrics.clone()));
+        tokio::spawn(tidy(base.ready.clone()));
         tokio::spawn(outrigger_config::run(bootstrap, base.store.clone(), asked, status));
         Ok(base)
     }
@@ -218,6 +226,29 @@ async fn watch_readiness(store: Arc<Store>, tls: Arc<MeshTls>, ready: watch::Sen
         let pause = Duration::from_millis(if building { 1 } else { 3_600_000 });
         if let Ok(Err(_)) = tokio::time::timeout(pause, changes.changed()).await {
             return;
+        }
+    }
+}
+
+/// Gives back memory that isn't needed any more: once of start-up, then of load that is over.
+async fn tidy(mut ready: watch::Receiver<bool>) {
+    if ready.wait_for(|ready| *ready).await.is_err() {
+        return;
+    }
+    // The second time for what the last steps of start-up touch.
+    for _ in 0..2 {
+        tokio::time::sleep(SETTLE).await;
+        match memory::forget_program_pages() {
+            Ok(kilobytes) => tracing::debug!(kilobytes, "start-up's pages forgotten"),
+            Err(error) => tracing::debug!(%error, "start-up's pages stay"),
+        }
+        memory::give_back();
+    }
+    let mut ticks = tokio::time::interval(TIDY);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = memory::trim() {
+            return tracing::debug!(%error, "free memory stays");
         }
     }
 }

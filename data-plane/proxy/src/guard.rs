@@ -15,6 +15,7 @@ use crate::{
     chunk,
     handover::{Host, Names},
     listeners::{Ports, reset_at_end},
+    memory,
     telemetry::{FallbackReason, Listener, Metrics},
     tls::MeshTls,
 };
@@ -66,7 +67,7 @@ struct Port {
 }
 
 /// How often memory is given up that nobody needs any more.
-const TRIM: Duration = Duration::from_secs(5);
+const TIDY: Duration = Duration::from_secs(5);
 
 /// Pause after an accept error such as EMFILE, which would come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
@@ -82,6 +83,18 @@ pub async fn run(config: GuardConfig, shutdown: impl Future<Output = ()>) -> io:
         () = &mut shutdown => return Ok(()),
     };
     guard.run(shutdown).await
+}
+
+/// Gives up what carrying took, once nothing is carried any more.
+async fn tidy(carrier: Arc<Carrier>) {
+    let (mut ticks, mut busy) = (tokio::time::interval(TIDY), false);
+    loop {
+        ticks.tick().await;
+        chunk::trim();
+        if std::mem::replace(&mut busy, carrier.is_busy()) && !busy {
+            let _ = memory::forget_program_pages().inspect_err(|error| tracing::debug!(%error, "own mappings"));
+        }
+    }
 }
 
 /// What a metric calls the cause.
@@ -130,13 +143,7 @@ impl Guard {
                 tasks.spawn(port.serve(config.authority.subscribe()));
             }
         }
-        tasks.spawn(async {
-            let mut ticks = tokio::time::interval(TRIM);
-            loop {
-                ticks.tick().await;
-                chunk::trim();
-            }
-        });
+        tasks.spawn(tidy(carrier));
         tokio::select! {
             () = host.run(config.authority) => {}
             () = shutdown => {}

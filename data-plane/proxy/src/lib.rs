@@ -14,6 +14,7 @@ pub mod handover;
 mod http;
 mod inbound;
 pub mod listeners;
+pub mod memory;
 mod outbound;
 mod pool;
 mod pump;

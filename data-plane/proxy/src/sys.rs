@@ -1,5 +1,6 @@
 //! The one module with `unsafe`: file descriptors that another process sent over a unix socket become owned ones, and
-//! the kernel is asked what it knows of a connection. Never interprets what it receives.
+//! the kernel is asked what it knows of a connection, and kernel and allocator what memory is needed no more. Never
+//! interprets what it receives.
 
 #![allow(unsafe_code)]
 
@@ -7,6 +8,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
 };
 
 use nix::{
@@ -53,4 +55,43 @@ pub(crate) fn is_unacknowledged(socket: RawFd) -> bool {
     };
     // SAFETY: all fields are integers, so that zeroes, or whatever the kernel has written over them, are a value.
     failed == 0 && unsafe { info.assume_init() }.tcpi_retransmits > 0
+}
+
+/// Forgets that pages of a loaded program or library have been touched.
+pub(crate) fn forget_file_pages(start: usize, length: usize) -> io::Result<()> {
+    let start = ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the caller has found an unchanged, private, read-only mapping of a loaded object. It stays mapped, and whoever
+    // reads it again gets the same bytes from the same file.
+    let failed = unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Bytes that the allocator has given out; `None` where it doesn't say.
+pub(crate) fn allocated() -> Option<usize> {
+    // SAFETY: it reads the allocator's own books, under their locks.
+    #[cfg(target_env = "gnu")]
+    return Some(unsafe { libc::mallinfo2() }).map(|info| info.uordblks + info.hblkhd);
+    #[cfg(not(target_env = "gnu"))]
+    None
+}
+
+/// Lets the allocator give free pages back to the kernel, of all its arenas.
+pub(crate) fn give_back_free_memory() {
+    // SAFETY: it takes the allocator's own locks and touches nothing that is allocated.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Large blocks are the kernel's, each by itself, and go back to it when they are freed. By itself glibc would get used
+/// to them and keep them.
+pub(crate) fn map_large_blocks(from: i32) {
+    // SAFETY: it sets a number, under the allocator's own lock.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, from);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = from;
 }

@@ -47,6 +47,7 @@ pub(super) struct Carrier {
     mark: Option<u32>,
     /// The guard's own.
     ports: Ports,
+    connections: usize,
     slots: Arc<Semaphore>,
     /// Config and certificate have been there once; from then on nobody waits for them.
     settled: AtomicBool,
@@ -99,6 +100,7 @@ impl Carrier {
             metrics: config.metrics.clone(),
             mark: config.mark,
             ports,
+            connections: config.connections,
             slots: Arc::new(Semaphore::new(config.connections)),
             settled: AtomicBool::new(false),
             used: [Throttle::new(now), Throttle::new(now)],
@@ -109,6 +111,11 @@ impl Carrier {
     /// The right to carry one more connection.
     pub(super) fn slot(&self) -> Option<OwnedSemaphorePermit> {
         self.slots.clone().try_acquire_owned().ok()
+    }
+
+    /// Whether anything is carried.
+    pub(super) fn is_busy(&self) -> bool {
+        self.slots.available_permits() < self.connections
     }
 
     /// One connection too many.
