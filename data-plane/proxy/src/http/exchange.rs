@@ -8,12 +8,12 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header, uri::PathAndQuery};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use outrigger_core::balance::Picked;
 use outrigger_wire::{SpiffeId, names::headers};
 
 use super::{
-    Relay,
+    Arriving, Relay,
     body::Upload,
     error::{RequestError, UNSENT},
     head,
@@ -65,7 +65,7 @@ pub(crate) fn no_name() -> Arc<str> {
 
 impl Exchange {
     /// Begins the record, and passes the trace context on (W3C Trace Context).
-    pub(crate) fn begin(worker: Rc<Worker>, direction: Direction, request: &mut Request<Incoming>) -> Self {
+    pub(crate) fn begin(worker: Rc<Worker>, direction: Direction, request: &mut Request<Arriving>) -> Self {
         let trace = trace::propagate(request.headers_mut());
         Self {
             direction,
@@ -113,7 +113,7 @@ impl Exchange {
     }
 
     /// The request with its body counted here.
-    pub(crate) fn relay(&self, request: Request<Incoming>) -> Request<Relay> {
+    pub(crate) fn relay(&self, request: Request<Arriving>) -> Request<Relay> {
         request.map(|body| {
             if body.is_end_stream() {
                 Relay::Empty
@@ -126,7 +126,7 @@ impl Exchange {
     /// Hands the answer on; the record ends with its body, or with the protocol that both sides changed to.
     pub(crate) fn carry(
         self: Box<Self>,
-        mut response: Response<Incoming>,
+        mut response: Response<Arriving>,
         upgrade: Option<Upgrade>,
         deadline: Option<Instant>,
     ) -> Response<Relay> {
@@ -168,7 +168,7 @@ impl Exchange {
     }
 
     /// The answer's head has come.
-    pub(crate) fn head(&mut self, response: &Response<Incoming>) {
+    pub(crate) fn head(&mut self, response: &Response<Arriving>) {
         self.status = response.status().as_u16();
         self.see_grpc_status(response.headers());
     }

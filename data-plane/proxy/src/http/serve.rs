@@ -10,28 +10,14 @@ use std::{
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    rt::{Executor, Sleep, Timer},
-    server::conn::{http1, http2},
+    rt::{Sleep, Timer},
+    server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::Relay;
-use crate::{engine::Role, stream::Io, worker::Worker};
-
-/// Spawns onto the worker's own thread.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LocalExecutor;
-
-impl<F> Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
+use super::{Arriving, Relay};
+use crate::{engine::Role, http2, stream::Io, worker::Worker};
 
 /// hyper knows one limit for silence between requests and for a head that has begun. The first head has begun when it
 /// comes here, so its limit is shorter.
@@ -51,8 +37,6 @@ impl Timer for HeadTimer {
         TokioTimer::new().sleep_until(deadline)
     }
 }
-
-const WINDOW: u32 = 1 << 20;
 
 /// A shared proxy asks HTTP/2 peers to connect anew after so long: by then the sidecar that it stands in for may be
 /// back. GOAWAY costs no request (RFC 9113 section 6.8).
@@ -74,12 +58,12 @@ async fn grown_old(worker: &Worker) {
 pub(crate) async fn serve_http1<S, H, F>(worker: &Worker, stream: S, idle: Duration, handle: H)
 where
     S: Io,
-    H: Fn(Request<Incoming>) -> F,
+    H: Fn(Request<Arriving>) -> F,
     F: Future<Output = Response<Relay>>,
 {
     let limits = &worker.engine.limits;
-    let service = service_fn(|request| {
-        let answered = handle(request);
+    let service = service_fn(|request: Request<Incoming>| {
+        let answered = handle(request.map(Arriving::Http1));
         async { Ok::<_, Infallible>(answered.await) }
     });
     let connection = http1::Builder::new()
@@ -109,40 +93,16 @@ where
 pub(crate) async fn serve_http2<S, H, F>(worker: &Worker, stream: S, handle: H)
 where
     S: Io,
-    H: Fn(Request<Incoming>) -> F + 'static,
+    H: Fn(Request<Arriving>) -> F + 'static,
     F: Future<Output = Response<Relay>> + 'static,
 {
-    let limits = &worker.engine.limits;
-    let service = service_fn(move |request| {
-        let answered = handle(request);
-        async { Ok::<_, Infallible>(answered.await) }
-    });
-    let connection = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(limits.header_bytes)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(4 * WINDOW)
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(1024)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .enable_connect_protocol()
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = worker.drain.raised() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        () = grown_old(worker) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let ending = async {
+        tokio::select! {
+            () = worker.drain.raised() => {}
+            () = grown_old(worker) => {}
         }
     };
-    if let Err(error) = ended {
+    if let Err(error) = http2::serve(stream, &worker.engine.limits, ending, handle).await {
         tracing::debug!(%error, "HTTP/2 connection ended");
     }
 }
