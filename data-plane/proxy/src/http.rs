@@ -7,6 +7,7 @@ mod exchange;
 mod filters;
 mod forward;
 mod head;
+mod quiet;
 mod send;
 mod serve;
 mod upgrade;
@@ -16,4 +17,5 @@ pub(crate) use deliver::{App, Arrival, CONNECT, Effective, deliver, unauthentica
 pub(crate) use error::RequestError;
 pub(crate) use exchange::{Exchange, no_name};
 pub(crate) use forward::{Caller, Departure, forward};
+use quiet::Quiet;
 pub(crate) use serve::{serve_http1, serve_http2};

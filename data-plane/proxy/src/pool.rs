@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
@@ -17,7 +16,7 @@ use h2::client::SendRequest;
 use http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use outrigger_core::config::EndpointSpec;
+use outrigger_core::{Map, config::EndpointSpec};
 use outrigger_wire::{
     SpiffeId,
     names::{alpn, ports},
@@ -90,8 +89,8 @@ pub(crate) struct Failed {
 
 pub(crate) struct Pool {
     engine: Arc<Engine>,
-    http1: RefCell<HashMap<Key, Vec<Idle>>>,
-    http2: RefCell<HashMap<Key, Rc<Peer>>>,
+    http1: RefCell<Map<Key, Vec<Idle>>>,
+    http2: RefCell<Map<Key, Rc<Peer>>>,
 }
 
 /// Keeps the connection that an answer came on; give it back when the answer's body has been read.

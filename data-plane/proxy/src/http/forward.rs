@@ -17,7 +17,7 @@ use outrigger_core::{
 use outrigger_wire::SpiffeId;
 
 use super::{
-    Arriving, Exchange, Relay,
+    Arriving, Exchange, Quiet, Relay,
     error::RequestError,
     filters, head,
     send::{Plan, send},
@@ -30,6 +30,7 @@ pub(crate) struct Departure {
     pub(crate) worker: Rc<Worker>,
     pub(crate) caller: Caller,
     pub(crate) original: SocketAddr,
+    pub(crate) quiet: Rc<Quiet>,
 }
 
 /// On whose behalf requests leave.
@@ -48,7 +49,7 @@ pub(super) enum Reply {
 
 /// Carries one request out and its answer back.
 pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Arriving>) -> Response<Relay> {
-    let mut exchange = Box::new(Exchange::begin(from.worker.clone(), Direction::Outbound, &mut request));
+    let mut exchange = Box::new(Exchange::begin(from.worker.clone(), &from.quiet, Direction::Outbound, &mut request));
     let upgrade = Upgrade::take(&mut request);
     let request = exchange.relay(request);
     match route(&from, request, upgrade.as_ref(), &mut exchange).await {

@@ -169,7 +169,9 @@ async fn try_once(
     match sent {
         Ok((mut response, lease)) => {
             match target.via {
-                Via::Plain => _ = response.headers_mut().remove(UNSENT),
+                // An app can't speak for a proxy.
+                Via::Plain if head::has_internal(response.headers()) => _ = response.headers_mut().remove(UNSENT),
+                Via::Plain => {}
                 Via::Mesh(_) | Via::Deliver(..) if upgrade.is_some() => Upgrade::restore(&mut response),
                 Via::Mesh(_) | Via::Deliver(..) => {}
             }
@@ -311,7 +313,7 @@ impl<'a> Plan<'a> {
 
     /// The proxy at the far end couldn't reach its app, or the owner named this status.
     fn worth_retrying(&self, response: &Response<Arriving>) -> bool {
-        response.headers().contains_key(UNSENT)
+        (head::has_internal(response.headers()) && response.headers().contains_key(UNSENT))
             || self.retry().is_some_and(|retry| retry.codes.contains(&response.status().as_u16()))
     }
 

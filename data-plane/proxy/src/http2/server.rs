@@ -88,7 +88,8 @@ where
         let Some(accepted) = accepted.await else { return Ok(()) };
         let (request, respond) = accepted?;
         let handle = handle.clone();
-        tokio::task::spawn_local(async move { answer(&*handle, request, respond).await });
+        // Boxed: spawning moves a future many times, and this one holds all that a request needs.
+        tokio::task::spawn_local(Box::pin(async move { answer(&*handle, request, respond).await }));
     }
 }
 
