@@ -19,14 +19,12 @@ use outrigger_wire::{
 };
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpStream,
     time::{Instant, timeout},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     listeners::upstream_socket,
-    tls::{MeshTls, server_name},
+    tls::{MeshTls, TlsStream, connect, server_name},
 };
 
 mod choice;
@@ -80,7 +78,7 @@ impl Fallback {
     ///
     /// # Errors
     /// When there is no shared proxy that answers.
-    pub async fn open(&self, header: &GuardHeader) -> Result<TlsStream<TcpStream>, FallbackError> {
+    pub async fn open(&self, header: &GuardHeader) -> Result<TlsStream, FallbackError> {
         let candidates = self.candidates()?;
         let frame = header.encode();
         let deadline = Instant::now() + TOTAL;
@@ -132,13 +130,13 @@ impl Fallback {
         Ok(candidates)
     }
 
-    async fn dial(&self, candidate: &Candidate, frame: &[u8]) -> Result<TlsStream<TcpStream>, DialError> {
+    async fn dial(&self, candidate: &Candidate, frame: &[u8]) -> Result<TlsStream, DialError> {
         let peers = std::slice::from_ref(&candidate.identity);
         let config = self.tls.client(peers, alpn::GUARD).ok_or(DialError::NoCertificate)?;
         let connecting = upstream_socket(candidate.address, self.mark)?.connect(candidate.address);
         let stream = timeout(CONNECT, connecting).await.map_err(io::Error::from)??;
-        let mut tunnel = TlsConnector::from(config).connect(server_name(candidate.address.ip()), stream).await?;
-        if tunnel.get_ref().1.alpn_protocol() != Some(alpn::GUARD) {
+        let (mut tunnel, agreed) = connect(config, server_name(candidate.address.ip()), stream).await?;
+        if agreed.alpn.as_deref() != Some(alpn::GUARD) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it takes no guard's tunnels").into());
         }
         tunnel.write_all(frame).await?;

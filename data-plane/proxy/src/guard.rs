@@ -12,8 +12,9 @@ use tokio::{
 };
 
 use crate::{
+    chunk,
     handover::{Host, Names},
-    listeners::{Ports, reset},
+    listeners::{Ports, reset_at_end},
     telemetry::{FallbackReason, Listener, Metrics},
     tls::MeshTls,
 };
@@ -63,6 +64,9 @@ struct Port {
     carrier: Arc<Carrier>,
     sidecar: bool,
 }
+
+/// How often memory is given up that nobody needs any more.
+const TRIM: Duration = Duration::from_secs(5);
 
 /// Pause after an accept error such as EMFILE, which would come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
@@ -126,6 +130,13 @@ impl Guard {
                 tasks.spawn(port.serve(config.authority.subscribe()));
             }
         }
+        tasks.spawn(async {
+            let mut ticks = tokio::time::interval(TRIM);
+            loop {
+                ticks.tick().await;
+                chunk::trim();
+            }
+        });
         tokio::select! {
             () = host.run(config.authority) => {}
             () = shutdown => {}
@@ -176,7 +187,7 @@ impl Port {
             _ => Cause::NotReady,
         };
         let Some(slot) = self.carrier.slot() else {
-            reset(&stream);
+            reset_at_end(&stream, true);
             return self.carrier.shed(self.listener);
         };
         // Without the option it is slower, not wrong.

@@ -11,7 +11,6 @@ use std::{
 use outrigger_core::{config::Protocol, detect::Detected};
 use outrigger_wire::{SpiffeId, names::ports, tunnel::TcpHeader};
 use tokio::{io::AsyncRead, net::TcpStream};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     http::{App, Arrival, deliver, serve_http1, serve_http2, unauthenticated},
@@ -20,7 +19,7 @@ use crate::{
     stream::{self, Io, Prefixed},
     tcp::{self, Opening},
     telemetry::Side,
-    tls::{ServerAlpn, peer_identity},
+    tls::{Agreed, ServerAlpn, TlsStream, accept},
     worker::{MeshProtocol, Worker},
 };
 
@@ -108,26 +107,20 @@ pub(crate) async fn handshake(
     worker: &Worker,
     stream: TcpStream,
     alpn: ServerAlpn,
-) -> Option<(TlsStream<TcpStream>, SpiffeId, MeshProtocol)> {
+) -> Option<(TlsStream, SpiffeId, MeshProtocol)> {
     let engine = &worker.engine;
     let config = engine.tls.server(alpn)?;
-    let accepted = tokio::time::timeout(engine.limits.handshake, TlsAcceptor::from(config).accept(stream)).await;
-    let accepted = match accepted {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    };
+    let accepted = tokio::time::timeout(engine.limits.handshake, Box::pin(accept(config, stream))).await;
+    let accepted = accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let series = engine.metrics.tls(Side::Server);
     if accepted.is_ok() {
         series.handshakes.inc()
     } else {
         series.failures.inc()
     }
-    let stream = accepted.inspect_err(|error| tracing::debug!(%error, "TLS handshake failed")).ok()?;
-    let session = stream.get_ref().1;
-    let peer = peer_identity(session)?;
-    let protocol = MeshProtocol::of(session.alpn_protocol())?;
-    Some((stream, peer, protocol))
+    let (stream, Agreed { peer, alpn }) =
+        accepted.inspect_err(|error| tracing::debug!(%error, "TLS handshake failed")).ok()?;
+    Some((stream, peer?, MeshProtocol::of(alpn.as_deref())?))
 }
 
 /// Serves what came through mTLS, here or for a pod whose guard passed it on.

@@ -5,6 +5,7 @@
 //! owns everything on that way; a request never changes thread.
 
 pub mod admin;
+mod chunk;
 mod drain;
 mod engine;
 pub mod fallback;
@@ -16,10 +17,11 @@ mod inbound;
 pub mod listeners;
 mod outbound;
 mod pool;
-pub mod pump;
+mod pump;
 pub mod redirect;
 mod series;
 mod shared;
+mod splice;
 mod stream;
 pub mod sys;
 mod tcp;

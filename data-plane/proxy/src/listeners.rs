@@ -146,10 +146,10 @@ pub async fn connect_app(destination: SocketAddr, mark: Option<u32>) -> io::Resu
     upstream_socket(destination, mark)?.connect(destination).await
 }
 
-/// Makes the end of `stream` a reset, so that the peer sees a failure and not a short answer.
-pub(crate) fn reset(stream: &TcpStream) {
+/// Makes the end of `stream` a reset, so that the peer sees a failure and not a short answer; or doesn't any more.
+pub(crate) fn reset_at_end(stream: &TcpStream, reset: bool) {
     // A socket that refuses the option is closed anyhow.
-    let _ = stream.set_zero_linger();
+    let _ = SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO));
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

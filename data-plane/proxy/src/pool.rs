@@ -23,7 +23,6 @@ use outrigger_wire::{
     tunnel::{Caller, TcpHeader},
 };
 use tokio::io::AsyncWriteExt;
-use tokio_rustls::TlsConnector;
 
 use crate::{
     engine::Engine,
@@ -33,7 +32,7 @@ use crate::{
     stream::Link,
     sys::is_unacknowledged,
     telemetry::Side,
-    tls::server_name,
+    tls::{connect, server_name},
 };
 
 /// Where bytes go, and how.
@@ -338,14 +337,14 @@ async fn dial(engine: &Engine, target: Target<'_>, name: &'static [u8]) -> Resul
     let _ = stream.set_nodelay(true);
     let Some(identity) = target.via.identity() else { return Ok(Link::Plain(stream)) };
     let config = engine.tls.client(std::slice::from_ref(identity), name).ok_or(UpstreamError::NoCertificate)?;
-    let connected = TlsConnector::from(config).connect(server_name(target.address.ip()), stream).await;
+    let connected = connect(config, server_name(target.address.ip()), stream).await;
     let series = engine.metrics.tls(Side::Client);
     if connected.is_ok() {
         series.handshakes.inc()
     } else {
         series.failures.inc()
     }
-    let mut stream = connected.map_err(UpstreamError::Tls)?;
+    let (mut stream, _) = connected.map_err(UpstreamError::Tls)?;
     if let Via::Deliver(_, port) = target.via {
         let header = TcpHeader { port, caller: Caller::Peer, address: None }.encode();
         stream.write_all(&header).await.map_err(UpstreamError::Tls)?;

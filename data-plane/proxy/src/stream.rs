@@ -3,26 +3,70 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use nix::sys::uio::readv;
 use outrigger_wire::tunnel;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::client::TlsStream;
 
-/// What every stream here can do.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+use crate::{
+    chunk::{Chunk, PAYLOAD, Size},
+    http2::Tunnel,
+    tls::TlsStream,
+};
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
+/// What every stream here can do: carry bytes, and carry them in chunks, which saves copies where a stream knows how.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Ready when filling may bring something, so that nobody holds memory while nothing comes.
+    fn poll_fillable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads into an empty chunk. One that stays empty means the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        poll_fill_slot(self, cx, chunk)
+    }
+
+    /// Sends all of a chunk, which is empty afterwards, and whatever had to be sent before it.
+    fn poll_drain(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        while !chunk.is_empty() {
+            let written = ready!(chunk.poll_write_some(cx, Pin::new(self)))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            chunk.advance(written);
+        }
+        Pin::new(self).poll_flush(cx)
+    }
+
+    /// The socket, if bytes may bypass whatever is between: nothing has been read ahead, and nothing changes them.
+    fn bare(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+fn poll_fill_slot<S>(stream: &mut S, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>>
+where
+    S: AsyncRead + Unpin + ?Sized,
+{
+    let mut buf = ReadBuf::new(chunk.slot());
+    ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+    let read = buf.filled().len();
+    chunk.fill(read);
+    Poll::Ready(Ok(()))
+}
 
 /// A dialled connection.
 pub(crate) enum Link {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream>),
 }
 
 /// A stream whose first bytes have been read already.
@@ -53,7 +97,76 @@ pub(crate) async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> io::Resu
     Ok(frame)
 }
 
+// === impl TcpStream, TokioIo, Tunnel ===
+
+impl Io for Tunnel {}
+
+/// For what is rare, such as a connection that has changed its protocol.
+impl Io for Box<dyn Io> {}
+
+impl Io for TcpStream {
+    fn poll_fillable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        if chunk.size() == Size::Small {
+            return poll_fill_slot(self, cx, chunk);
+        }
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            let mut slots = chunk.slots();
+            let mut read = None;
+            let tried = self.try_io(Interest::READABLE, || {
+                let n = readv(&*self, &mut slots)?;
+                read = Some(n);
+                // Less than asked for, so there is no more: the next attempt waits for the event loop.
+                if n > 0 && n < slots.len() * PAYLOAD { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            if let Some(read) = read {
+                chunk.fill(read);
+                return Poll::Ready(Ok(()));
+            }
+            match tried {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                _ => {}
+            }
+        }
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Io for TokioIo<Upgraded> {}
+
 // === impl Prefixed ===
+
+impl<S: Io> Io for Prefixed<S> {
+    fn poll_fillable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() { self.inner.poll_fillable(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return self.inner.poll_fill(cx, chunk);
+        }
+        self.prefix.advance(chunk.put(&self.prefix));
+        if self.prefix.is_empty() {
+            self.prefix = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        self.inner.poll_drain(cx, chunk)
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        self.inner.bare().filter(|_| self.prefix.is_empty())
+    }
+}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -102,7 +215,37 @@ impl Link {
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.socket(),
+        }
+    }
+}
+
+impl Io for Link {
+    fn poll_fillable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_fillable(cx),
+            Self::Tls(stream) => stream.poll_fillable(cx),
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_fill(cx, chunk),
+            Self::Tls(stream) => stream.poll_fill(cx, chunk),
+        }
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_drain(cx, chunk),
+            Self::Tls(stream) => stream.poll_drain(cx, chunk),
+        }
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => stream.bare(),
+            Self::Tls(_) => None,
         }
     }
 }

@@ -24,8 +24,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 
+mod handshake;
+mod record;
+mod stream;
 mod verify;
 
+pub(crate) use handshake::{Agreed, accept, connect};
+pub use stream::TlsStream;
 use verify::{Roots, Verifier, still_valid};
 pub use verify::{SvidError, spiffe_id};
 
@@ -186,6 +191,8 @@ impl Context {
                 .with_client_cert_verifier(Arc::new(Verifier::any(roots.clone(), provider)))
                 .with_cert_resolver(key.clone());
             config.session_storage = Arc::new(NoServerSessionStorage {});
+            // After the handshake records are made in place.
+            config.enable_secret_extraction = true;
             config.send_tls13_tickets = 0;
             config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
             Ok(Arc::new(config))
@@ -202,6 +209,7 @@ impl Context {
             .with_client_cert_resolver(key);
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
+        client.enable_secret_extraction = true;
 
         Ok(Self { svid, trust, roots, pod, shared: Arc::new(shared), client, tunnels: ArcSwapOption::empty() })
     }
@@ -262,4 +270,4 @@ fn provider() -> CryptoProvider {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    chunk,
     drain::Drain,
     engine::{Engine, Role},
     inbound,
@@ -144,12 +145,13 @@ async fn run(
     }
 }
 
-/// Closes pooled connections that nobody needs any more.
+/// Closes pooled connections that nobody needs any more, and gives up memory likewise.
 async fn sweep(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     loop {
         ticks.tick().await;
         worker.pool.sweep();
+        chunk::trim();
     }
 }
 

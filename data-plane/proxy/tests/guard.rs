@@ -36,7 +36,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
     task::JoinSet,
@@ -204,7 +204,7 @@ impl Running {
 }
 
 /// Sends `bytes`, and reads all that comes back.
-async fn exchange(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<Vec<u8>> {
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let exchange = async {
         stream.write_all(bytes).await?;

@@ -18,12 +18,11 @@ use outrigger_wire::{
     tunnel::{GuardHeader, TcpHeader},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::AsyncRead,
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 
 use super::{
     GuardConfig,
@@ -32,11 +31,11 @@ use super::{
 };
 use crate::{
     fallback::{Fallback, FallbackError},
-    listeners::{Ports, connect_app, original_destination, reset, upstream_socket},
+    listeners::{Ports, connect_app, original_destination, reset_at_end, upstream_socket},
     pump::pump,
-    stream::read_frame,
+    stream::{Io, read_frame},
     telemetry::{Direction, FallbackReason, Listener, Metrics, Side},
-    tls::{MeshTls, ServerAlpn, peer_identity},
+    tls::{self, Agreed, MeshTls, ServerAlpn},
 };
 
 /// What carrying needs; shared by all connections of a guard.
@@ -125,13 +124,13 @@ impl Carrier {
     /// sees a failure and not a short answer.
     pub(super) async fn carry(&self, listener: Listener, mut stream: TcpStream, reason: FallbackReason) {
         let _open = self.metrics.connections(listener).open();
+        reset_at_end(&stream, true);
         let carried = match listener {
             Listener::Outbound => self.captured(&mut stream, Way::Outbound, reason).await,
             Listener::Inbound => self.captured(&mut stream, Way::InboundPlain, reason).await,
-            Listener::Mesh => self.meshed(&mut stream, reason).await,
+            Listener::Mesh => self.meshed(stream, reason).await,
         };
         let Err(error) = carried else { return };
-        reset(&stream);
         let direction = direction(listener);
         if let CarryError::Broken(error) = error {
             return tracing::debug!(%error, ?listener, "a carried connection broke");
@@ -156,6 +155,7 @@ impl Carrier {
             _ => GuardHeader::InboundPlain { source, destination },
         };
         if self.tunnel(&own, way, &header, stream, reason).await? == Course::Tunnel {
+            reset_at_end(stream, false);
             return Ok(());
         }
         if let Some(held_back) = self.used[way.direction() as usize].pass(Instant::now()) {
@@ -165,34 +165,36 @@ impl Carrier {
             Way::Outbound => timeout(CONNECT, upstream_socket(destination, self.mark)?.connect(destination)).await??,
             _ => timeout(CONNECT, connect_app(destination, self.mark)).await??,
         };
-        carry_to_end(stream, &mut upstream).await
+        carry_to_end(stream, &mut upstream).await?;
+        reset_at_end(stream, false);
+        Ok(())
     }
 
     /// mTLS from another proxy.
-    async fn meshed(&self, stream: &mut TcpStream, reason: FallbackReason) -> Result<(), CarryError> {
+    async fn meshed(&self, stream: TcpStream, reason: FallbackReason) -> Result<(), CarryError> {
         let way = Way::InboundMesh;
         let (source, destination) = (stream.peer_addr()?, stream.local_addr()?);
         let own = self.own(way).await?;
         let config = self.tls.server(ServerAlpn::Pod).ok_or(CarryError::NoCertificate)?;
         let metrics = self.metrics.tls(Side::Server);
         metrics.handshakes.inc();
-        let accepted = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
+        let accepted = timeout(HANDSHAKE, tls::accept(config, stream)).await;
         let accepted = accepted.map_err(CarryError::from).and_then(|done| Ok(done?));
-        let mut stream = accepted.inspect_err(|_| metrics.failures.inc())?;
-        let session = stream.get_ref().1;
-        let (Some(peer), Some(alpn)) = (peer_identity(session), session.alpn_protocol().map(<[u8]>::to_vec)) else {
-            return Err(CarryError::Stranger);
-        };
+        let (mut stream, agreed) = accepted.inspect_err(|_| metrics.failures.inc())?;
+        let Agreed { peer: Some(peer), alpn: Some(alpn) } = agreed else { return Err(CarryError::Stranger) };
         if alpn == alpn::DELIVER {
-            return self.deliver(&own, peer, &mut stream, destination).await;
+            self.deliver(&own, peer, &mut stream, destination).await?;
+        } else {
+            let header = GuardHeader::InboundMesh { source, destination, peer, alpn };
+            // It was tunnelled: there is no direct way from the mesh to an app.
+            self.tunnel(&own, way, &header, &mut stream, reason).await?;
         }
-        let header = GuardHeader::InboundMesh { source, destination, peer, alpn };
-        // It was tunnelled: there is no direct way from the mesh to an app.
-        self.tunnel(&own, way, &header, &mut stream, reason).await.map(drop)
+        reset_at_end(stream.socket(), false);
+        Ok(())
     }
 
     /// A shared proxy has done what the sidecar would have done, and brings the connection to the app.
-    async fn deliver<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn deliver<S: Io>(
         &self,
         own: &Inbound,
         peer: SpiffeId,
@@ -212,7 +214,7 @@ impl Carrier {
 
     /// Carries `stream` through a shared proxy to its end, if that is what the owner wants and it can be done. Else
     /// says what is left: [`Course::Direct`], or an error for a connection that must be closed.
-    async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn tunnel<S: Io>(
         &self,
         own: &Inbound,
         way: Way,
@@ -283,8 +285,8 @@ fn direction(listener: Listener) -> Direction {
 
 async fn carry_to_end<A, B>(first: &mut A, second: &mut B) -> Result<(), CarryError>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: Io,
+    B: Io,
 {
     pump(first, second).await.map(drop).map_err(CarryError::Broken)
 }

@@ -6,15 +6,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
 use outrigger_wire::names::headers;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 
 use super::{Arriving, Exchange, Relay, error::RequestError, head};
 use crate::{
     http2::{Tunnel, Upgrading},
     pump::pump,
+    stream::Io,
 };
 
 /// A request that wants to change the protocol.
@@ -31,11 +29,6 @@ enum Downstream {
     /// The request came as an extended CONNECT.
     Http2(oneshot::Receiver<Tunnel>),
 }
-
-/// A connection that speaks something else from now on.
-trait Changed: AsyncRead + AsyncWrite + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Changed for T {}
 
 impl Upgrade {
     /// Looks whether this request is one.
@@ -124,8 +117,8 @@ impl Upgrade {
         tokio::task::spawn_local(async move {
             let upstream = async {
                 match body {
-                    Arriving::Tunnel(tunnel) => Some(tunnel as Box<dyn Changed>),
-                    _ => changing.await.ok().map(|upgraded| Box::new(TokioIo::new(upgraded)) as Box<dyn Changed>),
+                    Arriving::Tunnel(tunnel) => Some(tunnel as Box<dyn Io>),
+                    _ => changing.await.ok().map(|upgraded| Box::new(TokioIo::new(upgraded)) as Box<dyn Io>),
                 }
             };
             let (Some(mut downstream), Some(mut upstream)) = tokio::join!(downstream.changed(), upstream) else {
@@ -147,7 +140,7 @@ impl Upgrade {
 // === impl Downstream ===
 
 impl Downstream {
-    async fn changed(self) -> Option<Box<dyn Changed>> {
+    async fn changed(self) -> Option<Box<dyn Io>> {
         match self {
             Self::Http1(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
             Self::Http2(tunnel) => Some(Box::new(tunnel.await.ok()?)),

@@ -99,6 +99,12 @@ impl Leaf {
     }
 }
 
+/// Two workloads that know each other, and who the second one is.
+pub(crate) fn two() -> (Arc<MeshTls>, Arc<MeshTls>, SpiffeId) {
+    let authority = Authority::new();
+    (mesh(&authority, &front()), mesh(&authority, &catalogue()), catalogue())
+}
+
 fn publish(store: &Store, svid: Svid, trust: Vec<Trust>) {
     store.publish(Snapshot { trust: Arc::new(trust), ..Snapshot::default() });
     store.publish_svid(svid);
