@@ -3,7 +3,6 @@
 //! Live state is atomics only. It belongs to the endpoint, not to a set, so it outlives changes of the configuration.
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::{
         Arc,
@@ -15,7 +14,7 @@ use std::{
 use crate::{
     clock,
     config::{Balancer, EndpointSpec, TrafficPolicy},
-    hash::{mix, scale},
+    hash::{Map, mix, scale},
 };
 
 mod endpoint;
@@ -34,7 +33,7 @@ pub struct EndpointSet {
     endpoints: Vec<Arc<Endpoint>>,
     ready: Group,
     /// The ready ones by zone; empty if all are in one.
-    zones: HashMap<Arc<str>, Group>,
+    zones: Map<Arc<str>, Group>,
     draining: Group,
     /// For [`Balancer::ConsistentHash`].
     table: Option<Table>,
@@ -96,7 +95,7 @@ impl EndpointSet {
         let group = |wanted: &dyn Fn(&EndpointSpec) -> bool| Group::new(&endpoints, |endpoint| wanted(&endpoint.spec));
         let ready = group(&|spec| !spec.draining);
         let draining = group(&|spec| spec.draining);
-        let mut zones = HashMap::new();
+        let mut zones = Map::default();
         for zone in endpoints.iter().map(|endpoint| &endpoint.spec.zone).filter(|zone| !zone.is_empty()) {
             if !zones.contains_key(zone) {
                 zones.insert(zone.clone(), group(&|spec| !spec.draining && spec.zone == *zone));
@@ -211,6 +210,9 @@ impl EndpointSet {
         now: u64,
         usable: impl Fn(usize) -> bool + Copy,
     ) -> Option<usize> {
+        if let [only] = group.members() {
+            return Some(*only as usize).filter(|&at| usable(at));
+        }
         let first = draw(group, random, usable)?;
         let Some(second) = draw(group, random, |at| at != first && usable(at)) else { return Some(first) };
         let (a, b) = (&self.endpoints[first], &self.endpoints[second]);

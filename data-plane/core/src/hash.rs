@@ -1,4 +1,8 @@
-//! Hashes that mean the same in every proxy and every build, so that several proxies agree on an endpoint.
+//! Hashes: those that mean the same in every proxy and every build, so that several proxies agree on an endpoint, and the
+//! maps of one process.
+
+/// A map that requests are looked up in. Its keys come from the control plane or are our own.
+pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// FNV-1a of 64 bits, then a finaliser, for short keys.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {

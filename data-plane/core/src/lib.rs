@@ -16,5 +16,6 @@ pub mod route;
 pub mod snapshot;
 pub mod store;
 
+pub use hash::Map;
 pub use snapshot::{Destination, Snapshot};
 pub use store::{Lookup, Store, Svid};

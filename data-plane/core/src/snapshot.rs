@@ -1,11 +1,12 @@
 //! One consistent view of the configuration. Immutable; the control thread builds the next from the last: it clones,
 //! changes the clone and publishes it. Live state (balancing, retry budgets) passes from one to the next.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     balance::EndpointSet,
     config::{EndpointSpec, Inbound, Service, Trust},
+    hash::Map,
     retry::RetryBudget,
 };
 
@@ -22,13 +23,13 @@ pub struct Destination {
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// By name: `NAMESPACE/NAME` or `@ADDRESS`.
-    pub services: HashMap<Arc<str>, Arc<Destination>>,
+    pub services: Map<Arc<str>, Arc<Destination>>,
     /// By each of a service's addresses. `None`: known not to be in the mesh.
-    pub addresses: HashMap<IpAddr, Option<Arc<Destination>>>,
+    pub addresses: Map<IpAddr, Option<Arc<Destination>>>,
     /// By workload name. A sidecar or guard holds its own alone.
-    pub inbounds: HashMap<Arc<str>, Arc<Inbound>>,
+    pub inbounds: Map<Arc<str>, Arc<Inbound>>,
     /// The same by address.
-    pub inbound_addresses: HashMap<IpAddr, Arc<Inbound>>,
+    pub inbound_addresses: Map<IpAddr, Arc<Inbound>>,
     /// What this proxy's own workload accepts, once it is known.
     pub own: Option<Arc<Inbound>>,
     /// Name of this proxy's own workload.

@@ -7,13 +7,15 @@ mod exchange;
 mod filters;
 mod forward;
 mod head;
+mod quiet;
 mod send;
 mod serve;
 mod upgrade;
 
-pub(crate) use body::Relay;
+pub(crate) use body::{Arriving, Relay};
 pub(crate) use deliver::{App, Arrival, CONNECT, Effective, deliver, unauthenticated};
 pub(crate) use error::RequestError;
 pub(crate) use exchange::{Exchange, no_name};
 pub(crate) use forward::{Caller, Departure, forward};
-pub(crate) use serve::{LocalExecutor, serve_http1, serve_http2};
+use quiet::Quiet;
+pub(crate) use serve::{serve_http1, serve_http2};

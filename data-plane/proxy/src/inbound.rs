@@ -54,6 +54,7 @@ pub(crate) async fn serve_plain<S: Io>(
         peer_name: unauthenticated(),
         source,
         captured: Some(port),
+        quiet: Rc::default(),
     });
     let Some(inbound) = at.inbound() else {
         return tracing::warn!(%original, "no configuration yet; connection closed");
@@ -81,7 +82,10 @@ pub(crate) async fn serve_plain<S: Io>(
             serve_http2(worker, Prefixed::new(read, stream), move |request| deliver(handle_at.clone(), request)).await;
         }
         Ok(Opening::Http(_, read)) => {
-            serve_http1(worker, Prefixed::new(read, stream), idle, |request| deliver(handle_at.clone(), request)).await;
+            serve_http1(worker, Prefixed::new(read, stream), idle, &at.quiet, |request| {
+                deliver(handle_at.clone(), request)
+            })
+            .await;
         }
         Ok(Opening::Opaque(read)) => tcp::inbound(&at, &mut Prefixed::new(read, stream), port, None).await,
         Ok(Opening::ServerFirst { read, dialled }) => {
@@ -135,6 +139,7 @@ pub(crate) async fn serve_mesh<S: Io>(
         peer: Some(peer),
         source,
         captured: None,
+        quiet: Rc::default(),
     });
     match protocol {
         MeshProtocol::Http2 => {

@@ -53,7 +53,7 @@ pub(crate) async fn serve<S: Io>(
             _ => Lookup::NotMeshed,
         },
     };
-    let from = Rc::new(Departure { worker: worker.clone(), caller, original });
+    let from = Rc::new(Departure { worker: worker.clone(), caller, original, quiet: Rc::default() });
     let destination = match found {
         Lookup::Known(destination) => Some(destination),
         Lookup::NotMeshed => None,
@@ -62,11 +62,11 @@ pub(crate) async fn serve<S: Io>(
     let Some(destination) = destination else {
         return tcp::outbound(&from, &mut stream, None).await;
     };
+    let idle = engine.limits.idle;
     let declared = protocol(&destination, original.port());
     if declared == Protocol::Tcp {
         return tcp::outbound(&from, &mut stream, Some(&destination)).await;
     }
-    let idle = worker.engine.limits.idle;
     let opening =
         tcp::detect(worker, &mut stream, original, declared, idle, || tcp::dial_out(&from, Some(&destination))).await;
     let handle_from = from.clone();
@@ -76,8 +76,10 @@ pub(crate) async fn serve<S: Io>(
                 .await;
         }
         Ok(Opening::Http(_, read)) => {
-            serve_http1(worker, Prefixed::new(read, stream), idle, |request| forward(handle_from.clone(), request))
-                .await;
+            serve_http1(worker, Prefixed::new(read, stream), idle, &from.quiet, |request| {
+                forward(handle_from.clone(), request)
+            })
+            .await;
         }
         Ok(Opening::Opaque(read)) => {
             tcp::outbound(&from, &mut Prefixed::new(read, stream), Some(&destination)).await;

@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
@@ -12,13 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use h2::client::SendRequest;
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use outrigger_core::config::EndpointSpec;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use outrigger_core::{Map, config::EndpointSpec};
 use outrigger_wire::{
     SpiffeId,
     names::{alpn, ports},
@@ -28,7 +26,8 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     engine::Engine,
-    http::{LocalExecutor, Relay},
+    http::{Arriving, Relay},
+    http2::{self, Connection, Settings},
     listeners::{give_up_after, upstream_socket},
     stream::Link,
     sys::is_unacknowledged,
@@ -66,8 +65,10 @@ pub(crate) enum UpstreamError {
     Tls(#[source] io::Error),
     #[error("no certificate of our own yet")]
     NoCertificate,
-    #[error("HTTP: {0}")]
-    Http(#[from] hyper::Error),
+    #[error("HTTP/1.1: {0}")]
+    Http1(#[from] hyper::Error),
+    #[error("HTTP/2: {0}")]
+    Http2(#[from] h2::Error),
 }
 
 /// What to do if the kept connections to a peer have gone silent.
@@ -87,8 +88,8 @@ pub(crate) struct Failed {
 
 pub(crate) struct Pool {
     engine: Arc<Engine>,
-    http1: RefCell<HashMap<Key, Vec<Idle>>>,
-    http2: RefCell<HashMap<Key, Rc<Peer>>>,
+    http1: RefCell<Map<Key, Vec<Idle>>>,
+    http2: RefCell<Map<Key, Rc<Peer>>>,
 }
 
 /// Keeps the connection that an answer came on; give it back when the answer's body has been read.
@@ -113,20 +114,19 @@ struct Idle {
 
 /// The HTTP/2 connections to one peer.
 struct Peer {
-    connections: RefCell<Vec<Http2>>,
+    connections: RefCell<Vec<Rc<Http2>>>,
     /// Held while dialling, so that a burst makes one connection.
     dialling: tokio::sync::Semaphore,
 }
 
-#[derive(Clone)]
+/// One HTTP/2 connection.
 struct Http2 {
-    sender: http2::SendRequest<Relay>,
-    streams: Rc<Cell<usize>>,
-    /// As many as the peer allows.
-    allowed: Rc<Cell<usize>>,
+    sender: SendRequest<Bytes>,
+    connection: Rc<Connection>,
     identity: Option<SpiffeId>,
     epoch: u64,
-    used: Rc<Cell<Instant>>,
+    streams: Cell<usize>,
+    used: Cell<Instant>,
     pulse: Rc<Pulse>,
 }
 
@@ -138,7 +138,7 @@ struct Pulse {
     silent: Cell<bool>,
 }
 
-pub(crate) struct Stream(Rc<Cell<usize>>);
+pub(crate) struct Stream(Rc<Http2>);
 
 /// An HTTP/1 connection idle for longer is closed: many servers close theirs after a minute.
 const IDLE_HTTP1: Duration = Duration::from_secs(50);
@@ -152,7 +152,6 @@ const CONNECTIONS: usize = 16;
 const LOOK: Duration = Duration::from_millis(50);
 /// A peer of the mesh whose kernel has acknowledged nothing for so long is gone, and what waits for its answers fails.
 const SILENCE: Duration = Duration::from_secs(3);
-const WINDOW: u32 = 1 << 20;
 
 impl Pool {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
@@ -167,7 +166,7 @@ impl Pool {
         request: Request<Relay>,
         connect: Duration,
         silence: Silence,
-    ) -> Result<(Response<Incoming>, Lease), Failed> {
+    ) -> Result<(Response<Arriving>, Lease), Failed> {
         if http2 {
             self.send_http2(target, request, connect, silence).await
         } else {
@@ -197,7 +196,7 @@ impl Pool {
         self.http2.borrow_mut().retain(|_, peer| {
             let mut connections = peer.connections.borrow_mut();
             connections
-                .retain(|it| !it.sender.is_closed() && (it.streams.get() > 0 || now - it.used.get() < IDLE_HTTP2));
+                .retain(|it| !it.connection.closed.get() && (it.streams.get() > 0 || now - it.used.get() < IDLE_HTTP2));
             !connections.is_empty() || Rc::strong_count(peer) > 1
         });
     }
@@ -207,14 +206,14 @@ impl Pool {
         target: Target<'_>,
         request: Request<Relay>,
         connect: Duration,
-    ) -> Result<(Response<Incoming>, Lease), Failed> {
+    ) -> Result<(Response<Arriving>, Lease), Failed> {
         let key = Key::of(target);
         let epoch = self.engine.tls.epoch();
         let mut request = request;
         // Idle connections first, newest first; one that was closed meanwhile gives the request back unsent.
         while let Some(mut sender) = self.idle(key, epoch) {
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Lease::Http1 { key, sender, epoch })),
+                Ok(response) => return Ok((response.map(Arriving::Http1), Lease::Http1 { key, sender, epoch })),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(Failed { error: error.into_error().into(), request: None }),
@@ -226,7 +225,7 @@ impl Pool {
             Err(error) => return Err(Failed { error, request: Some(request) }),
         };
         match sender.try_send_request(request).await {
-            Ok(response) => Ok((response, Lease::Http1 { key, sender, epoch })),
+            Ok(response) => Ok((response.map(Arriving::Http1), Lease::Http1 { key, sender, epoch })),
             Err(mut error) => {
                 let request = error.take_message();
                 Err(Failed { error: error.into_error().into(), request })
@@ -265,38 +264,36 @@ impl Pool {
         request: Request<Relay>,
         connect: Duration,
         silence: Silence,
-    ) -> Result<(Response<Incoming>, Lease), Failed> {
+    ) -> Result<(Response<Arriving>, Lease), Failed> {
         let mut request = request;
         // A peer that says GOAWAY is noticed by the next request, which comes back unsent.
         for last in [false, false, true] {
-            let mut connection = match self.http2(target, connect, silence).await {
+            let connection = match self.http2(target, connect, silence).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(Failed { error, request: Some(request) }),
             };
             let stream = Stream::open(&connection);
-            match connection.sender.try_send_request(request).await {
+            match http2::send(&mut connection.sender.clone(), request).await {
                 Ok(response) => return Ok((response, Lease::Http2(stream))),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if !last => {
-                        self.retire(target, &connection);
-                        request = unsent;
-                    }
-                    request => return Err(Failed { error: error.into_error().into(), request }),
-                },
+                Err(Failed { request: Some(unsent), .. }) if !last => {
+                    self.retire(target, &connection);
+                    request = unsent;
+                }
+                Err(failed) => return Err(failed),
             }
         }
         Err(Failed { error: UpstreamError::ConnectTimeout, request: Some(request) })
     }
 
     /// Gives no more requests to a connection.
-    fn retire(&self, target: Target<'_>, connection: &Http2) {
+    fn retire(&self, target: Target<'_>, connection: &Rc<Http2>) {
         if let Some(peer) = self.http2.borrow().get(&Key::of(target)) {
-            peer.connections.borrow_mut().retain(|it| !Rc::ptr_eq(&it.streams, &connection.streams));
+            peer.connections.borrow_mut().retain(|it| !Rc::ptr_eq(it, connection));
         }
     }
 
     /// A connection with room for one more stream.
-    async fn http2(&self, target: Target<'_>, limit: Duration, silence: Silence) -> Result<Http2, UpstreamError> {
+    async fn http2(&self, target: Target<'_>, limit: Duration, silence: Silence) -> Result<Rc<Http2>, UpstreamError> {
         let key = Key::of(target);
         let peer = self.http2.borrow_mut().entry(key).or_insert_with(|| Rc::new(Peer::new())).clone();
         let epoch = self.engine.tls.epoch();
@@ -317,49 +314,20 @@ impl Pool {
             give_up_after(link.socket(), SILENCE);
         }
         let pulse = Rc::new(Pulse::of(&link));
-        let (sender, connection) = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(4 * WINDOW)
-            .max_header_list_size(self.engine.limits.header_bytes)
-            // A peer that has vanished is found out by these two, whether or not it owes an answer.
-            .keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .keep_alive_while_idle(target.via.identity().is_some())
-            .handshake(TokioIo::new(link))
-            .await?;
-        let allowed = Rc::new(Cell::new(STREAMS));
-        tokio::task::spawn_local(drive(connection, allowed.clone(), pulse.clone()));
-        let opened = Http2 {
+        let settings = Settings { header_bytes: self.engine.limits.header_bytes, streams: STREAMS };
+        let ended = pulse.clone();
+        let (sender, connection) = http2::open(link, settings, move || ended.socket.set(None)).await?;
+        let opened = Rc::new(Http2 {
             sender,
-            streams: Rc::default(),
-            allowed,
+            connection,
             identity: target.via.identity().cloned(),
             epoch,
-            used: Rc::new(Cell::new(Instant::now())),
+            streams: Cell::default(),
+            used: Cell::new(Instant::now()),
             pulse,
-        };
+        });
         peer.connections.borrow_mut().push(opened.clone());
         Ok(opened)
-    }
-}
-
-/// Runs an HTTP/2 connection and keeps count of the streams that its peer allows.
-async fn drive<C>(connection: http2::Connection<C, Relay, LocalExecutor>, allowed: Rc<Cell<usize>>, pulse: Rc<Pulse>)
-where
-    C: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-{
-    let mut connection = std::pin::pin!(connection);
-    let ended = std::future::poll_fn(|cx| {
-        let polled = connection.as_mut().poll(cx);
-        allowed.set(connection.current_max_send_streams().min(STREAMS));
-        polled
-    });
-    let ended = ended.await;
-    // Before the socket is closed with the connection, and its number becomes another's.
-    pulse.socket.set(None);
-    if let Err(error) = ended {
-        tracing::debug!(%error, "upstream HTTP/2 connection ended");
     }
 }
 
@@ -432,17 +400,17 @@ impl Peer {
         Self { connections: RefCell::default(), dialling: tokio::sync::Semaphore::new(1) }
     }
 
-    fn usable(&self, target: Target<'_>, epoch: u64) -> Option<Http2> {
+    fn usable(&self, target: Target<'_>, epoch: u64) -> Option<Rc<Http2>> {
         let mut connections = self.connections.borrow_mut();
         let identity = target.via.identity();
         // An address may have got another owner, and identity or roots may have changed: such connections end
         // when their last stream does.
         connections.retain(|it| {
-            !it.sender.is_closed() && it.identity.as_ref() == identity && (identity.is_none() || it.epoch == epoch)
+            !it.connection.closed.get() && it.identity.as_ref() == identity && (identity.is_none() || it.epoch == epoch)
         });
         let now = Instant::now();
         // The first with room, so that others can become idle.
-        let has_room = |it: &&Http2| it.streams.get() < it.allowed.get() && !it.pulse.is_silent(now);
+        let has_room = |it: &&Rc<Http2>| it.streams.get() < it.connection.allowed.get() && !it.pulse.is_silent(now);
         let chosen = match connections.iter().find(has_room) {
             Some(roomy) => roomy,
             None if connections.len() < CONNECTIONS => return None,
@@ -467,7 +435,7 @@ impl Pulse {
         Self { socket, looked: Cell::new(Instant::now()), silent: Cell::new(false) }
     }
 
-    /// hyper closes the socket a moment before [`drive`] says so. Within that moment its number may be another socket's;
+    /// The socket is closed a moment after its driver says so. Within that moment its number may be another socket's;
     /// the worst of it is a request that takes another way.
     fn is_silent(&self, now: Instant) -> bool {
         if now.saturating_duration_since(self.looked.get()) >= LOOK {
@@ -479,15 +447,15 @@ impl Pulse {
 }
 
 impl Stream {
-    fn open(connection: &Http2) -> Self {
+    fn open(connection: &Rc<Http2>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self(connection.streams.clone())
+        Self(connection.clone())
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.streams.set(self.0.streams.get() - 1);
     }
 }
 

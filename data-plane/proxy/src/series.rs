@@ -1,10 +1,8 @@
 //! A worker's handles to metric series: looked up by pointers, so that a request formats and hashes no text.
 
-use std::{
-    cell::RefCell,
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::HashSet, sync::Arc};
+
+use outrigger_core::Map;
 
 use crate::{
     http::no_name,
@@ -14,9 +12,9 @@ use crate::{
 /// Handles that this worker has used. Holds the names too, so that no pointer is reused while it is a key.
 #[derive(Default)]
 pub(crate) struct SeriesCache {
-    http: RefCell<HashMap<Key, (Names, Arc<HttpSeries>)>>,
-    tcp: RefCell<HashMap<Key, (Names, Arc<TcpSeries>)>>,
-    policies: RefCell<HashMap<Key, (Names, Arc<PolicySeries>)>>,
+    http: RefCell<Map<Key, (Names, Arc<HttpSeries>)>>,
+    tcp: RefCell<Map<Key, (Names, Arc<TcpSeries>)>>,
+    policies: RefCell<Map<Key, (Names, Arc<PolicySeries>)>>,
     names: RefCell<HashSet<Arc<str>>>,
 }
 
@@ -42,40 +40,46 @@ impl SeriesCache {
         name
     }
 
-    pub(crate) fn http(&self, metrics: &Metrics, direction: Direction, names: &Names) -> Arc<HttpSeries> {
+    pub(crate) fn http(
+        &self,
+        metrics: &Metrics,
+        direction: Direction,
+        names: [&Arc<str>; 3],
+        use_it: impl FnOnce(&HttpSeries),
+    ) {
         let [service, route, peer] = names;
-        cached(&self.http, direction, names, || metrics.http(direction, service, route, peer))
+        cached(&self.http, direction, names, || metrics.http(direction, service, route, peer), |series| use_it(series));
     }
 
     /// `None`: no policy has decided, the default has.
     pub(crate) fn policy(&self, metrics: &Metrics, policy: Option<&Arc<str>>) -> Arc<PolicySeries> {
         let policy = policy.cloned().unwrap_or_else(|| self.name("default"));
-        let names = [policy.clone(), no_name(), no_name()];
-        cached(&self.policies, Direction::Inbound, &names, || metrics.policy(&policy))
+        let names = [&policy, &no_name(), &no_name()];
+        cached(&self.policies, Direction::Inbound, names, || metrics.policy(&policy), Arc::clone)
     }
 
     pub(crate) fn tcp(&self, metrics: &Metrics, direction: Direction, names: &Names) -> Arc<TcpSeries> {
         let [service, _, peer] = names;
-        cached(&self.tcp, direction, names, || metrics.tcp(direction, service, peer))
+        cached(&self.tcp, direction, names.each_ref(), || metrics.tcp(direction, service, peer), Arc::clone)
     }
 }
 
-fn cached<S>(
-    cache: &RefCell<HashMap<Key, (Names, Arc<S>)>>,
+fn cached<S, R>(
+    cache: &RefCell<Map<Key, (Names, Arc<S>)>>,
     direction: Direction,
-    names: &Names,
+    names: [&Arc<str>; 3],
     make: impl FnOnce() -> Arc<S>,
-) -> Arc<S> {
-    let address = |name: &Arc<str>| name.as_ptr() as usize;
-    let key = (direction == Direction::Inbound, address(&names[0]), address(&names[1]), address(&names[2]));
+    use_it: impl FnOnce(&Arc<S>) -> R,
+) -> R {
+    let [first, second, third] = names.map(|name| name.as_ptr() as usize);
+    let key = (direction == Direction::Inbound, first, second, third);
     let mut cache = cache.borrow_mut();
     if let Some((_, series)) = cache.get(&key) {
-        return series.clone();
+        return use_it(series);
     }
     if cache.len() >= MAX {
         cache.clear();
     }
-    let series = make();
-    cache.insert(key, (names.clone(), series.clone()));
-    series
+    let (_, series) = cache.entry(key).or_insert((names.map(Arc::clone), make()));
+    use_it(series)
 }

@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     chunk::{Chunk, PAYLOAD, Size},
+    http2::Tunnel,
     tls::TlsStream,
 };
 
@@ -96,7 +97,12 @@ pub(crate) async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> io::Resu
     Ok(frame)
 }
 
-// === impl TcpStream, TokioIo ===
+// === impl TcpStream, TokioIo, Tunnel ===
+
+impl Io for Tunnel {}
+
+/// For what is rare, such as a connection that has changed its protocol.
+impl Io for Box<dyn Io> {}
 
 impl Io for TcpStream {
     fn poll_fillable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,4 @@
-//! The one body type: what is carried from one side to the other, counted on the way.
+//! Bodies: as they arrive, and what is carried from one side to the other, counted on the way.
 
 use std::{
     cell::Cell,
@@ -14,6 +14,16 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::Exchange;
+use crate::http2::{Receiving, Tunnel};
+
+/// A body as it comes from a peer.
+pub(crate) enum Arriving {
+    Empty,
+    Http1(Incoming),
+    Http2(Receiving),
+    /// The peer has agreed to change the protocol: no body, but bytes.
+    Tunnel(Box<Tunnel>),
+}
 
 /// A body on its way through.
 pub(crate) enum Relay {
@@ -22,7 +32,7 @@ pub(crate) enum Relay {
     Full(Bytes),
     /// Of a request, counted for its exchange.
     Request {
-        inner: Incoming,
+        inner: Arriving,
         upload: Rc<Upload>,
     },
     /// Of an answer; ends the exchange.
@@ -44,7 +54,7 @@ impl Upload {
 }
 
 pub(crate) struct Answer {
-    inner: Incoming,
+    inner: Arriving,
     /// Taken when the body has ended.
     exchange: Option<Box<Exchange>>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -56,13 +66,46 @@ pub(crate) enum BodyError {
     #[error("the answer took longer than the route allows")]
     Deadline,
     #[error(transparent)]
-    Peer(#[from] hyper::Error),
+    Http1(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
 }
 
 impl Relay {
-    pub(crate) fn answer(inner: Incoming, exchange: Box<Exchange>, deadline: Option<Instant>) -> Self {
+    pub(crate) fn answer(inner: Arriving, exchange: Box<Exchange>, deadline: Option<Instant>) -> Self {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
         Self::Answer(Box::new(Answer { inner, exchange: Some(exchange), deadline }))
+    }
+}
+
+// === impl Arriving ===
+
+impl Body for Arriving {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty | Self::Tunnel(_) => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Tunnel(_) => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
     }
 }
 
@@ -84,7 +127,7 @@ impl Body for Relay {
                     Poll::Ready(Some(Err(_))) => upload.broke.set(true),
                     Poll::Ready(None) | Poll::Pending => {}
                 }
-                polled.map_err(BodyError::from)
+                polled
             }
             Self::Answer(answer) => answer.poll_frame(cx),
         }
@@ -125,7 +168,7 @@ impl Answer {
             }
             return Poll::Pending;
         }
-        let Some(exchange) = &mut self.exchange else { return polled.map_err(BodyError::from) };
+        let Some(exchange) = &mut self.exchange else { return polled };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
@@ -142,7 +185,7 @@ impl Answer {
             }
             Poll::Pending => {}
         }
-        polled.map_err(BodyError::from)
+        polled
     }
 
     fn complete(&mut self) {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 use outrigger_core::{
     access::{AccessRequest, HttpView},
     config::{Inbound, Protocol},
@@ -20,7 +19,7 @@ use outrigger_wire::{
     tunnel,
 };
 
-use super::{Exchange, Relay, error::RequestError, head, upgrade::Upgrade};
+use super::{Arriving, Exchange, Quiet, Relay, error::RequestError, head, upgrade::Upgrade};
 use crate::{
     pool::{Silence, Target, Via},
     telemetry::Direction,
@@ -38,6 +37,7 @@ pub(crate) struct Arrival {
     pub(crate) source: IpAddr,
     /// Plaintext that was captured on its way to this port; `None` if it came through the mesh port.
     pub(crate) captured: Option<u16>,
+    pub(crate) quiet: Rc<Quiet>,
 }
 
 /// On whose behalf a call comes.
@@ -74,9 +74,9 @@ pub(crate) enum App {
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 
 /// Carries one request to the app and its answer back.
-pub(crate) async fn deliver(at: Rc<Arrival>, mut request: Request<Incoming>) -> Response<Relay> {
+pub(crate) async fn deliver(at: Rc<Arrival>, mut request: Request<Arriving>) -> Response<Relay> {
     let upgrade = Upgrade::take(&mut request);
-    let mut exchange = Box::new(Exchange::begin(at.worker.clone(), Direction::Inbound, &mut request));
+    let mut exchange = Box::new(Exchange::begin(at.worker.clone(), &at.quiet, Direction::Inbound, &mut request));
     let request = exchange.relay(request);
     match admit(&at, request, upgrade.as_ref(), &mut exchange).await {
         Ok(response) => exchange.carry(response, upgrade, None),
@@ -89,7 +89,7 @@ async fn admit(
     mut request: Request<Relay>,
     upgrade: Option<&Upgrade>,
     exchange: &mut Exchange,
-) -> Result<Response<Incoming>, RequestError> {
+) -> Result<Response<Arriving>, RequestError> {
     if request.method() == http::Method::CONNECT && upgrade.is_none() {
         return Err(RequestError::Connect);
     }

@@ -71,7 +71,7 @@ impl RequestError {
             Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Fault(status) => *status,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Upstream(UpstreamError::Http(_)) => StatusCode::BAD_GATEWAY,
+            Self::Upstream(UpstreamError::Http1(_) | UpstreamError::Http2(_)) => StatusCode::BAD_GATEWAY,
             Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) | Self::Overload => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -99,7 +99,7 @@ impl RequestError {
             Self::Denied(_) => "denied",
             Self::Fault(_) => "fault_injected",
             Self::Timeout => "request_timeout",
-            Self::Upstream(UpstreamError::Http(_)) => "upstream_reset",
+            Self::Upstream(UpstreamError::Http1(_) | UpstreamError::Http2(_)) => "upstream_reset",
             Self::Upstream(UpstreamError::Tls(_)) => "upstream_tls",
             Self::Upstream(_) => "upstream_connect",
             Self::Overload => "overload",

@@ -8,12 +8,12 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header, uri::PathAndQuery};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use outrigger_core::balance::Picked;
 use outrigger_wire::{SpiffeId, names::headers};
 
 use super::{
-    Relay,
+    Arriving, Quiet, Relay,
     body::Upload,
     error::{RequestError, UNSENT},
     head,
@@ -31,13 +31,11 @@ use crate::{
 /// A request on its way. Dropped or ended, it is recorded.
 pub(crate) struct Exchange {
     pub(crate) worker: Rc<Worker>,
+    quiet: Rc<Quiet>,
     direction: Direction,
     started: Instant,
-    wall: SystemTime,
-    method: Method,
-    target: Option<PathAndQuery>,
-    host: Option<HeaderValue>,
-    protocol: &'static str,
+    /// If there is an access log.
+    line: Option<Box<Line>>,
     pub(crate) grpc: bool,
     trace: TraceContext,
     pub(crate) service: Arc<str>,
@@ -56,6 +54,15 @@ pub(crate) struct Exchange {
     pub(crate) lease: Option<Lease>,
 }
 
+/// What the access log says of the request as it came.
+struct Line {
+    wall: SystemTime,
+    method: Method,
+    target: Option<PathAndQuery>,
+    host: Option<HeaderValue>,
+    protocol: &'static str,
+}
+
 static NONE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
 /// The shared empty name.
@@ -63,13 +70,9 @@ pub(crate) fn no_name() -> Arc<str> {
     NONE.clone()
 }
 
-impl Exchange {
-    /// Begins the record, and passes the trace context on (W3C Trace Context).
-    pub(crate) fn begin(worker: Rc<Worker>, direction: Direction, request: &mut Request<Incoming>) -> Self {
-        let trace = trace::propagate(request.headers_mut());
+impl Line {
+    fn of<B>(request: &Request<B>) -> Self {
         Self {
-            direction,
-            started: Instant::now(),
             wall: SystemTime::now(),
             method: request.method().clone(),
             target: request.uri().path_and_query().cloned(),
@@ -79,6 +82,24 @@ impl Exchange {
                 http::Version::HTTP_10 => "http/1.0",
                 _ => "http/1.1",
             },
+        }
+    }
+}
+
+impl Exchange {
+    /// Begins the record, and passes the trace context on (W3C Trace Context).
+    pub(crate) fn begin(
+        worker: Rc<Worker>,
+        quiet: &Rc<Quiet>,
+        direction: Direction,
+        request: &mut Request<Arriving>,
+    ) -> Self {
+        quiet.begin();
+        let trace = trace::propagate(request.headers_mut());
+        Self {
+            direction,
+            started: Instant::now(),
+            line: worker.engine.log.enabled().then(|| Box::new(Line::of(request))),
             grpc: head::is_grpc(request.headers()),
             trace,
             service: no_name(),
@@ -94,6 +115,7 @@ impl Exchange {
             received: 0,
             picked: None,
             lease: None,
+            quiet: quiet.clone(),
             worker,
         }
     }
@@ -113,7 +135,7 @@ impl Exchange {
     }
 
     /// The request with its body counted here.
-    pub(crate) fn relay(&self, request: Request<Incoming>) -> Request<Relay> {
+    pub(crate) fn relay(&self, request: Request<Arriving>) -> Request<Relay> {
         request.map(|body| {
             if body.is_end_stream() {
                 Relay::Empty
@@ -126,7 +148,7 @@ impl Exchange {
     /// Hands the answer on; the record ends with its body, or with the protocol that both sides changed to.
     pub(crate) fn carry(
         self: Box<Self>,
-        mut response: Response<Incoming>,
+        mut response: Response<Arriving>,
         upgrade: Option<Upgrade>,
         deadline: Option<Instant>,
     ) -> Response<Relay> {
@@ -136,8 +158,10 @@ impl Exchange {
         };
         head::strip_hop_by_hop(response.headers_mut());
         // What proxies tell each other is none of an app's business, and an app can't speak for a proxy.
-        for name in [UNSENT, headers::STATUS] {
-            response.headers_mut().remove(name);
+        if head::has_internal(response.headers()) {
+            for name in [UNSENT, headers::STATUS] {
+                response.headers_mut().remove(name);
+            }
         }
         if let Some(upgrade) = declined {
             upgrade.decline(&mut response);
@@ -168,7 +192,7 @@ impl Exchange {
     }
 
     /// The answer's head has come.
-    pub(crate) fn head(&mut self, response: &Response<Incoming>) {
+    pub(crate) fn head(&mut self, response: &Response<Arriving>) {
         self.status = response.status().as_u16();
         self.see_grpc_status(response.headers());
     }
@@ -202,33 +226,33 @@ impl Drop for Exchange {
             self.status = 499;
             self.flag = "downstream_gone";
         }
-        let duration = self.started.elapsed();
-        let names = [self.service.clone(), self.route.clone(), self.peer.clone()];
-        let series = self.worker.series.http(&engine.metrics, self.direction, &names);
-        series.record(self.status, self.grpc_status, duration, self.upload.bytes.get(), self.received);
-        if !engine.log.enabled() {
-            return;
-        }
-        let [service, route, _] = names;
-        let named = |name: Arc<str>| (!name.is_empty()).then_some(name);
+        let now = Instant::now();
+        self.quiet.end(now);
+        let duration = now.saturating_duration_since(self.started);
+        let names = [&self.service, &self.route, &self.peer];
+        self.worker.series.http(&engine.metrics, self.direction, names, |series| {
+            series.record(self.status, self.grpc_status, duration, self.upload.bytes.get(), self.received);
+        });
+        let Some(line) = self.line.take() else { return };
+        let named = |name: &Arc<str>| (!name.is_empty()).then(|| name.clone());
         engine.log.write(Record {
-            method: Some(self.method.clone()),
-            path: self.target.take(),
-            host: self.host.take(),
+            method: Some(line.method),
+            path: line.target,
+            host: line.host,
             status: Some(self.status),
             grpc_status: self.grpc_status,
             duration,
             received: self.upload.bytes.get(),
             sent: self.received,
-            service: named(service),
-            route: named(route),
+            service: named(&self.service),
+            route: named(&self.route),
             policy: self.policy.take(),
             endpoint: self.endpoint,
             caller: self.caller.take(),
             reason: self.flag,
             trace_id: Some(self.trace.trace_id),
             generation: engine.store.load().generation,
-            ..Record::new(self.direction, self.protocol, self.wall)
+            ..Record::new(self.direction, line.protocol, line.wall)
         });
     }
 }

@@ -58,7 +58,9 @@ pub(super) async fn before(
     if let Some(host) = &filters.rewrite_host {
         head::set_host(request, host)?;
     }
-    exchange.grpc |= head::is_grpc(request.headers());
+    if !filters.request_headers.is_empty() {
+        exchange.grpc |= head::is_grpc(request.headers());
+    }
     Ok(None)
 }
 

@@ -8,7 +8,6 @@ use std::{
 };
 
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 use outrigger_core::{
     Destination, Snapshot,
     balance::{Endpoint, Outcome, Picked, Unpicked},
@@ -18,7 +17,7 @@ use outrigger_core::{
 use outrigger_wire::SpiffeId;
 
 use super::{
-    Exchange, Relay,
+    Arriving, Exchange, Quiet, Relay,
     error::RequestError,
     filters, head,
     send::{Plan, send},
@@ -31,6 +30,7 @@ pub(crate) struct Departure {
     pub(crate) worker: Rc<Worker>,
     pub(crate) caller: Caller,
     pub(crate) original: SocketAddr,
+    pub(crate) quiet: Rc<Quiet>,
 }
 
 /// On whose behalf requests leave.
@@ -44,12 +44,12 @@ pub(crate) struct Caller {
 /// What came of routing.
 pub(super) enum Reply {
     Here(Response<Relay>),
-    Upstream { response: Response<Incoming>, deadline: Option<Instant> },
+    Upstream { response: Response<Arriving>, deadline: Option<Instant> },
 }
 
 /// Carries one request out and its answer back.
-pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Incoming>) -> Response<Relay> {
-    let mut exchange = Box::new(Exchange::begin(from.worker.clone(), Direction::Outbound, &mut request));
+pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Arriving>) -> Response<Relay> {
+    let mut exchange = Box::new(Exchange::begin(from.worker.clone(), &from.quiet, Direction::Outbound, &mut request));
     let upgrade = Upgrade::take(&mut request);
     let request = exchange.relay(request);
     match route(&from, request, upgrade.as_ref(), &mut exchange).await {

@@ -21,10 +21,10 @@ fn is_hop_by_hop(name: &HeaderName, value: &HeaderValue) -> bool {
 
 /// The protocol that a request wants to change to, if it does.
 pub(crate) fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
+    let protocol = request.headers().get(header::UPGRADE)?;
     let wants = request.headers().get_all(header::CONNECTION).iter().any(|value| {
         value.to_str().is_ok_and(|text| text.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
     });
-    let protocol = request.headers().get(header::UPGRADE)?;
     // A change to HTTP/2 may be ignored (RFC 9113 section 3.1 has done away with it), and so may one that comes with a
     // body: such a request is an ordinary one.
     let ignored = protocol.as_bytes().starts_with(b"h2c") || !request.body().is_end_stream();
@@ -34,16 +34,21 @@ pub(crate) fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
 /// Takes out what belongs to one connection alone, as RFC 9110 section 7.6.1 demands.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // One look at each that is there: to ask the map for each that may be costs ten times as much.
+    let mut found = headers.iter().filter(|(name, value)| is_hop_by_hop(name, value));
+    match (found.next(), found.next()) {
+        (None, _) => return,
+        // What nearly every answer says.
+        (Some((name, value)), None) if name == header::CONNECTION && names_nothing(value) => {
+            headers.remove(header::CONNECTION);
+            return;
+        }
+        _ => {}
+    }
     let found = headers.iter().filter(|(name, value)| is_hop_by_hop(name, value));
     let mut gone: Vec<HeaderName> = found.map(|(name, _)| name.clone()).collect();
-    if gone.is_empty() {
-        return;
-    }
     for line in headers.get_all(header::CONNECTION) {
         let tokens = line.to_str().unwrap_or_default().split(',').map(str::trim);
-        // What nearly every answer says names no header that is still to be found.
-        let others = tokens.filter(|token| !token.eq_ignore_ascii_case("keep-alive"));
-        let names = others.filter_map(|token| token.parse::<HeaderName>().ok());
+        let names = tokens.filter_map(|token| token.parse::<HeaderName>().ok());
         gone.extend(names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH));
     }
     for name in gone {
@@ -51,8 +56,22 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a Connection header is about the connection alone, and names no other header.
+fn names_nothing(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+}
+
+/// Whether any of our own headers is there.
+pub(crate) fn has_internal(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(headers::PREFIX))
+}
+
 /// Takes out our own headers: only proxies may send them.
 pub(crate) fn strip_internal(headers: &mut HeaderMap) {
+    if !has_internal(headers) {
+        return;
+    }
     let internal: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(headers::PREFIX)).cloned().collect();
     for name in internal {

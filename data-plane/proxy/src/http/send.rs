@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use outrigger_core::{
     Destination,
     balance::{Endpoint, Outcome, Picked},
@@ -18,13 +18,13 @@ use outrigger_core::{
 use outrigger_wire::names::headers;
 
 use super::{
-    Exchange, Relay,
+    Arriving, Exchange, Relay,
     error::{RequestError, UNSENT},
     forward::{Departure, Reply, view},
     head,
     upgrade::Upgrade,
 };
-use crate::pool::{Failed, Lease, Silence, Target, UpstreamError, Via};
+use crate::pool::{Failed, Lease, Silence, Target, Via};
 
 /// What all tries of one request share.
 pub(super) struct Plan<'a> {
@@ -40,7 +40,7 @@ pub(super) struct Plan<'a> {
 /// How one try ended.
 enum Tried {
     /// Its body may take until then.
-    Answer(Response<Incoming>, Lease, Option<Instant>),
+    Answer(Response<Arriving>, Lease, Option<Instant>),
     /// Not one byte was sent.
     Unsent(Request<Relay>, RequestError),
     Broken(RequestError),
@@ -169,7 +169,9 @@ async fn try_once(
     match sent {
         Ok((mut response, lease)) => {
             match target.via {
-                Via::Plain => _ = response.headers_mut().remove(UNSENT),
+                // An app can't speak for a proxy.
+                Via::Plain if head::has_internal(response.headers()) => _ = response.headers_mut().remove(UNSENT),
+                Via::Plain => {}
                 Via::Mesh(_) | Via::Deliver(..) if upgrade.is_some() => Upgrade::restore(&mut response),
                 Via::Mesh(_) | Via::Deliver(..) => {}
             }
@@ -243,7 +245,10 @@ pub(super) async fn for_mirror(
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
-        frame.map_err(UpstreamError::from)?;
+        if let Err(error) = frame {
+            tracing::debug!(%error, %endpoint, "a mirror's answer broke off");
+            return Ok(());
+        }
     }
     lease.give_back(&from.worker.pool);
     Ok(())
@@ -307,8 +312,8 @@ impl<'a> Plan<'a> {
     }
 
     /// The proxy at the far end couldn't reach its app, or the owner named this status.
-    fn worth_retrying(&self, response: &Response<Incoming>) -> bool {
-        response.headers().contains_key(UNSENT)
+    fn worth_retrying(&self, response: &Response<Arriving>) -> bool {
+        (head::has_internal(response.headers()) && response.headers().contains_key(UNSENT))
             || self.retry().is_some_and(|retry| retry.codes.contains(&response.status().as_u16()))
     }
 

@@ -2,57 +2,19 @@
 
 use std::{
     convert::Infallible,
-    pin::{Pin, pin},
-    sync::atomic::{AtomicBool, Ordering},
+    future::poll_fn,
+    pin::pin,
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    rt::{Executor, Sleep, Timer},
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::time::sleep_until;
 
-use super::Relay;
-use crate::{engine::Role, stream::Io, worker::Worker};
-
-/// Spawns onto the worker's own thread.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LocalExecutor;
-
-impl<F> Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
-/// hyper knows one limit for silence between requests and for a head that has begun. The first head has begun when it
-/// comes here, so its limit is shorter.
-struct HeadTimer {
-    first: Duration,
-    begun: AtomicBool,
-}
-
-impl Timer for HeadTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        TokioTimer::new().sleep(duration)
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        let begun = self.begun.swap(true, Ordering::Relaxed);
-        let deadline = if begun { deadline } else { deadline.min(self.now() + self.first) };
-        TokioTimer::new().sleep_until(deadline)
-    }
-}
-
-const WINDOW: u32 = 1 << 20;
+use super::{Arriving, Quiet, Relay};
+use crate::{engine::Role, http2, stream::Io, worker::Worker};
 
 /// A shared proxy asks HTTP/2 peers to connect anew after so long: by then the sidecar that it stands in for may be
 /// back. GOAWAY costs no request (RFC 9113 section 6.8).
@@ -70,21 +32,19 @@ async fn grown_old(worker: &Worker) {
     tokio::time::sleep(age + age / 4 * (worker.random() % 256) / 256).await;
 }
 
-/// Serves HTTP/1.1 until the peer or a drain ends it. `idle` is how long the next request may take to come.
-pub(crate) async fn serve_http1<S, H, F>(worker: &Worker, stream: S, idle: Duration, handle: H)
+/// Serves HTTP/1.1 until the peer or a drain ends it, or its next request doesn't come within `idle`.
+pub(crate) async fn serve_http1<S, H, F>(worker: &Worker, stream: S, idle: Duration, quiet: &Quiet, handle: H)
 where
     S: Io,
-    H: Fn(Request<Incoming>) -> F,
+    H: Fn(Request<Arriving>) -> F,
     F: Future<Output = Response<Relay>>,
 {
     let limits = &worker.engine.limits;
-    let service = service_fn(|request| {
-        let answered = handle(request);
+    let service = service_fn(|request: Request<Incoming>| {
+        let answered = handle(request.map(Arriving::Http1));
         async { Ok::<_, Infallible>(answered.await) }
     });
     let connection = http1::Builder::new()
-        .timer(HeadTimer { first: limits.request_head, begun: AtomicBool::new(false) })
-        .header_read_timeout(idle)
         // Of headers hyper takes 100; to say so ourselves would cost more than a request's routing.
         .max_buf_size((limits.header_bytes as usize).max(16 * 1024))
         // A caller that has gone cancels its request.
@@ -93,15 +53,33 @@ where
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = worker.drain.raised() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut drained = pin!(worker.drain.raised());
+    let mut draining = false;
+    let now = Instant::now();
+    quiet.start(now, limits.request_head, idle);
+    let mut timer = pin!(sleep_until((now + limits.request_head.min(idle)).into()));
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "HTTP/1 connection ended");
+        if !draining && drained.as_mut().poll(cx).is_ready() {
+            draining = true;
+            connection.as_mut().graceful_shutdown();
+            // An idle one ends at once.
+            cx.waker().wake_by_ref();
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            match quiet.look(Instant::now()) {
+                Some(later) => timer.as_mut().reset(later.into()),
+                None => return Poll::Ready(None),
+            }
+        }
+        Poll::Pending
+    });
+    match ended.await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "HTTP/1 connection ended"),
+        None => tracing::debug!("HTTP/1 connection closed: its next request didn't come"),
     }
 }
 
@@ -109,40 +87,16 @@ where
 pub(crate) async fn serve_http2<S, H, F>(worker: &Worker, stream: S, handle: H)
 where
     S: Io,
-    H: Fn(Request<Incoming>) -> F + 'static,
+    H: Fn(Request<Arriving>) -> F + 'static,
     F: Future<Output = Response<Relay>> + 'static,
 {
-    let limits = &worker.engine.limits;
-    let service = service_fn(move |request| {
-        let answered = handle(request);
-        async { Ok::<_, Infallible>(answered.await) }
-    });
-    let connection = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(limits.header_bytes)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(4 * WINDOW)
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(1024)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .enable_connect_protocol()
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = worker.drain.raised() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        () = grown_old(worker) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let ending = async {
+        tokio::select! {
+            () = worker.drain.raised() => {}
+            () = grown_old(worker) => {}
         }
     };
-    if let Err(error) = ended {
+    if let Err(error) = http2::serve(stream, &worker.engine.limits, ending, handle).await {
         tracing::debug!(%error, "HTTP/2 connection ended");
     }
 }

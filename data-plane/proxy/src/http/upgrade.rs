@@ -1,37 +1,40 @@
 //! Changing the protocol of a connection: HTTP/1.1 Upgrade (RFC 9110 section 7.8) at the ends, extended CONNECT
 //! (RFC 8441) between proxies. Not one byte goes through before the far end has agreed.
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::{
-    body::Incoming,
-    ext::Protocol,
-    upgrade::{OnUpgrade, on},
-};
+use h2::ext::Protocol;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
 use outrigger_wire::names::headers;
+use tokio::sync::oneshot;
 
-use super::{Exchange, Relay, error::RequestError, head};
-use crate::pump::pump;
+use super::{Arriving, Exchange, Relay, error::RequestError, head};
+use crate::{
+    http2::{Tunnel, Upgrading},
+    pump::pump,
+    stream::Io,
+};
 
 /// A request that wants to change the protocol.
 pub(crate) struct Upgrade {
     protocol: HeaderValue,
     /// Of the HTTP/1.1 form.
     method: Method,
-    downstream: OnUpgrade,
-    /// The request came as an extended CONNECT.
-    extended: bool,
+    downstream: Downstream,
 }
 
-/// Marks an answer by which an app declined to change the protocol.
-#[derive(Clone)]
-struct Declined;
+/// Where the bytes will come from once the far end has agreed.
+enum Downstream {
+    Http1(OnUpgrade),
+    /// The request came as an extended CONNECT.
+    Http2(oneshot::Receiver<Tunnel>),
+}
 
 impl Upgrade {
     /// Looks whether this request is one.
-    pub(crate) fn take(request: &mut Request<Incoming>) -> Option<Self> {
+    pub(crate) fn take(request: &mut Request<Arriving>) -> Option<Self> {
         if let Some(protocol) = request.extensions().get::<Protocol>()
-            && request.method() == Method::CONNECT
+            && let Some(tunnel) = request.extensions().get::<Upgrading>().and_then(Upgrading::take)
         {
             let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
             let method = request.headers().get(headers::METHOD);
@@ -39,24 +42,25 @@ impl Upgrade {
             request.extensions_mut().remove::<Protocol>();
             // Routes and policies judge the request that the app's caller made.
             *request.method_mut() = method.clone();
-            return Some(Self { protocol, method, downstream: on(request), extended: true });
+            return Some(Self { protocol, method, downstream: Downstream::Http2(tunnel) });
         }
         let protocol = head::upgrade_of(request)?;
-        Some(Self { protocol, method: request.method().clone(), downstream: on(request), extended: false })
+        Some(Self { protocol, method: request.method().clone(), downstream: Downstream::Http1(on(request)) })
     }
 
     /// Whether the far end changes to the protocol.
-    pub(crate) fn agreed(response: &Response<Incoming>) -> bool {
-        match response.version() {
-            Version::HTTP_2 => response.status() == StatusCode::OK && response.extensions().get::<Declined>().is_none(),
-            _ => response.status() == StatusCode::SWITCHING_PROTOCOLS,
+    pub(crate) fn agreed(response: &Response<Arriving>) -> bool {
+        match response.body() {
+            Arriving::Tunnel(_) => true,
+            Arriving::Http1(_) => response.status() == StatusCode::SWITCHING_PROTOCOLS,
+            Arriving::Empty | Arriving::Http2(_) => false,
         }
     }
 
     /// An app may answer an Upgrade without changing the protocol. As the answer to a CONNECT a 2xx would mean that it
     /// has, so its status travels in a header.
     pub(crate) fn decline<B>(&self, response: &mut Response<B>) {
-        if self.extended && response.status().is_success() {
+        if self.is_extended() && response.status().is_success() {
             let status = HeaderValue::from(response.status().as_u16());
             response.headers_mut().insert(headers::STATUS, status);
             *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
@@ -68,8 +72,11 @@ impl Upgrade {
         let status = response.headers_mut().remove(headers::STATUS);
         if let Some(status) = status.and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok()) {
             *response.status_mut() = status;
-            response.extensions_mut().insert(Declined);
         }
+    }
+
+    fn is_extended(&self) -> bool {
+        matches!(self.downstream, Downstream::Http2(_))
     }
 
     pub(crate) fn as_http1<B>(&self, request: &mut Request<B>) {
@@ -92,12 +99,12 @@ impl Upgrade {
     }
 
     /// Both sides have agreed: answers, and carries bytes until either closes.
-    pub(crate) fn carry(self, mut response: Response<Incoming>, mut exchange: Box<Exchange>) -> Response<Relay> {
-        let upstream = on(&mut response);
-        let (mut parts, _) = response.into_parts();
+    pub(crate) fn carry(self, mut response: Response<Arriving>, mut exchange: Box<Exchange>) -> Response<Relay> {
+        let changing = on(&mut response);
+        let (mut parts, body) = response.into_parts();
         head::strip_hop_by_hop(&mut parts.headers);
         let mut answer = Response::from_parts(parts, Relay::Empty);
-        if self.extended {
+        if self.is_extended() {
             *answer.status_mut() = StatusCode::OK;
         } else {
             *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -108,10 +115,16 @@ impl Upgrade {
         // The connection's own task ends with the HTTP on it; a drain must wait for this one.
         let admitted = exchange.worker.engine.active.admit(usize::MAX);
         tokio::task::spawn_local(async move {
-            let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else {
+            let upstream = async {
+                match body {
+                    Arriving::Tunnel(tunnel) => Some(tunnel as Box<dyn Io>),
+                    _ => changing.await.ok().map(|upgraded| Box::new(TokioIo::new(upgraded)) as Box<dyn Io>),
+                }
+            };
+            let (Some(mut downstream), Some(mut upstream)) = tokio::join!(downstream.changed(), upstream) else {
                 return exchange.broken("upgrade_failed");
             };
-            match pump(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream)).await {
+            match pump(&mut downstream, &mut upstream).await {
                 Ok(carried) => {
                     exchange.set_sent(carried.sent);
                     exchange.received = carried.received;
@@ -121,5 +134,16 @@ impl Upgrade {
             drop(admitted);
         });
         answer
+    }
+}
+
+// === impl Downstream ===
+
+impl Downstream {
+    async fn changed(self) -> Option<Box<dyn Io>> {
+        match self {
+            Self::Http1(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
+            Self::Http2(tunnel) => Some(Box::new(tunnel.await.ok()?)),
+        }
     }
 }

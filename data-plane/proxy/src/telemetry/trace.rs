@@ -27,20 +27,26 @@ const LEN: usize = 55;
 
 /// Gives a request its place in its trace: a child of what it came with, or the start of a new trace.
 pub fn propagate(headers: &mut HeaderMap) -> TraceContext {
+    // A look at each header that is there costs less than to ask the map for two.
+    let is_traced = headers.keys().any(|name| *name == TRACEPARENT || *name == TRACESTATE);
+    let context = if is_traced { proceed(headers) } else { TraceContext::start() };
+    headers.insert(TRACEPARENT, context.header_value());
+    context
+}
+
+/// The position after the one that the request came with; a new trace if that isn't well-formed.
+fn proceed(headers: &mut HeaderMap) -> TraceContext {
     let mut values = headers.get_all(&TRACEPARENT).iter();
     // Several are as good as none (section 3.2).
     let parent = match (values.next(), values.next()) {
         (Some(value), None) => TraceContext::parse(value.as_bytes()),
         _ => None,
     };
-    let context = if let Some(parent) = parent {
-        parent.child()
-    } else {
-        headers.remove(&TRACESTATE);
-        TraceContext::start()
-    };
-    headers.insert(TRACEPARENT, context.header_value());
-    context
+    if let Some(parent) = parent {
+        return parent.child();
+    }
+    headers.remove(&TRACESTATE);
+    TraceContext::start()
 }
 
 // === impl TraceContext ===
@@ -87,9 +93,9 @@ impl TraceContext {
 
     pub fn header_value(&self) -> HeaderValue {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        write_hex(&mut text[3..35], self.trace_id);
-        write_hex(&mut text[36..52], u128::from(self.parent_id));
-        write_hex(&mut text[53..55], u128::from(self.flags));
+        write_hex(&mut text[3..35], &self.trace_id.to_be_bytes());
+        write_hex(&mut text[36..52], &self.parent_id.to_be_bytes());
+        write_hex(&mut text[53..55], &[self.flags]);
         HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are visible ASCII")
     }
 }
@@ -105,10 +111,11 @@ fn lower_hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-fn write_hex(out: &mut [u8], mut value: u128) {
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(value & 0xf) as usize];
-        value >>= 4;
+fn write_hex(out: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
     }
 }
 

@@ -1,0 +1,147 @@
+//! Requests to a peer.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    Receiving, Tunnel, WINDOW,
+    alive::{Patience, gone},
+    body::send_body,
+    gather::Gathered,
+};
+use crate::{
+    http::{Arriving, Relay},
+    pool::{Failed, UpstreamError},
+};
+
+/// A peer that has vanished is found out by these two, whether or not it owes an answer.
+const PATIENCE: Patience = Patience { silence: Duration::from_secs(5), answer: Duration::from_secs(2) };
+
+pub(crate) struct Settings {
+    pub(crate) header_bytes: u32,
+    /// Until the peer has said how many it allows, and whatever it allows.
+    pub(crate) streams: usize,
+}
+
+/// What is known of a connection while its driver runs it.
+pub(crate) struct Connection {
+    pub(crate) closed: Cell<bool>,
+    /// As many streams as the peer allows.
+    pub(crate) allowed: Cell<usize>,
+}
+
+/// Begins HTTP/2 on a stream, and leaves it to a task that `ended` is called in.
+pub(crate) async fn open<S, E>(
+    stream: S,
+    settings: Settings,
+    ended: E,
+) -> Result<(SendRequest<Bytes>, Rc<Connection>), h2::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    E: FnOnce() + 'static,
+{
+    let gathered = Gathered::new(stream);
+    let (sender, connection) = Builder::new()
+        .enable_push(false)
+        .initial_max_send_streams(settings.streams)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        .max_header_list_size(settings.header_bytes)
+        .handshake(gathered.clone())
+        .await?;
+    let state = Rc::new(Connection { closed: Cell::new(false), allowed: Cell::new(settings.streams) });
+    tokio::task::spawn_local(drive(connection, gathered, settings.streams, state.clone(), ended));
+    Ok((sender, state))
+}
+
+async fn drive<S, E>(
+    connection: h2::client::Connection<Gathered<S>, Bytes>,
+    gathered: Gathered<S>,
+    most: usize,
+    state: Rc<Connection>,
+    ended: E,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    E: FnOnce(),
+{
+    let mut connection = connection;
+    let pings = connection.ping_pong();
+    let mut connection = pin!(connection);
+    let mut gone = pin!(gone(pings, PATIENCE, || gathered.reads()));
+    let result = poll_fn(|cx| {
+        let polled = gathered.poll(cx, |cx| connection.as_mut().poll(cx));
+        state.allowed.set(connection.max_concurrent_send_streams().min(most));
+        match polled {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => gone.as_mut().poll(cx).map(|()| None),
+        }
+    });
+    let result = result.await;
+    state.closed.set(true);
+    // Before the socket is closed with the connection, and its number becomes another's.
+    ended();
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "upstream HTTP/2 connection ended"),
+        None => tracing::debug!("upstream HTTP/2 connection ended: the peer answers no ping"),
+    }
+}
+
+/// Sends a request. What is left of its body when the answer begins is sent on beside it.
+pub(crate) async fn send(
+    sender: &mut SendRequest<Bytes>,
+    request: Request<Relay>,
+) -> Result<Response<Arriving>, Failed> {
+    let broken = |error: h2::Error| Failed { error: UpstreamError::Http2(error), request: None };
+    if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
+        return Err(Failed { error: UpstreamError::Http2(error), request: Some(request) });
+    }
+    let (mut head, body) = request.into_parts();
+    head.version = Version::HTTP_2;
+    let connect = head.method == Method::CONNECT;
+    let bodiless = !connect && body.is_end_stream();
+    let (mut answer, mut stream) = sender.send_request(Request::from_parts(head, ()), bodiless).map_err(broken)?;
+    if connect {
+        let (head, received) = answer.await.map_err(broken)?.into_parts();
+        let body = if head.status == StatusCode::OK {
+            Arriving::Tunnel(Box::new(Tunnel::new(stream, received)))
+        } else {
+            // Fails only if the peer has ended the stream.
+            let _ = stream.send_data(Bytes::new(), true);
+            Arriving::Http2(Receiving::new(received, &head.headers))
+        };
+        return Ok(Response::from_parts(head, body));
+    }
+    if bodiless {
+        let (head, received) = answer.await.map_err(broken)?.into_parts();
+        let body = Arriving::Http2(Receiving::new(received, &head.headers));
+        return Ok(Response::from_parts(head, body));
+    }
+    let mut upload = Some(Box::pin(send_body(body, stream)));
+    let answered = poll_fn(|cx| {
+        if let Some(sending) = &mut upload
+            && sending.as_mut().poll(cx).is_ready()
+        {
+            upload = None;
+        }
+        pin!(&mut answer).poll(cx)
+    });
+    let (head, received) = answered.await.map_err(broken)?.into_parts();
+    let mut body = Receiving::new(received, &head.headers);
+    if let Some(rest) = upload {
+        body.abort_with(tokio::task::spawn_local(rest).abort_handle());
+    }
+    Ok(Response::from_parts(head, Arriving::Http2(body)))
+}

@@ -1,0 +1,227 @@
+//! Our client against our server, over a pipe in memory.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, StreamBody};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+    task::{LocalSet, spawn_local},
+};
+
+use super::*;
+use crate::{
+    engine::Limits,
+    http::{Arriving, Relay},
+};
+
+/// Runs a test against a server that hands every request to `handle`.
+async fn with_server<H, F, T>(handle: H, test: impl FnOnce(h2::client::SendRequest<Bytes>) -> T)
+where
+    H: Fn(Request<Arriving>) -> F + 'static,
+    F: Future<Output = Response<Relay>> + 'static,
+    T: Future<Output = ()>,
+{
+    let run = async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (end, ended) = oneshot::channel::<()>();
+        let server = spawn_local(async move {
+            let ending = async { drop(ended.await) };
+            serve(far, &Limits::default(), ending, handle).await
+        });
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let (sender, _) = open(near, settings, || {}).await.unwrap();
+        test(sender).await;
+        drop(end);
+        // Whoever goes first leaves the other a broken pipe.
+        let _ = server.await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(20), LocalSet::new().run_until(run)).await.expect("it hangs");
+}
+
+fn request(body: Relay) -> Request<Relay> {
+    Request::builder().method(Method::POST).uri("http://app/echo").body(body).unwrap()
+}
+
+/// Gives a request's body back in one piece.
+async fn echo(request: Request<Arriving>) -> Response<Relay> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    Response::new(Relay::Full(body))
+}
+
+#[tokio::test]
+async fn a_request_without_a_body_and_one_with() {
+    with_server(echo, |mut sender| async move {
+        let response = send(&mut sender, request(Relay::Empty)).await.ok().unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+        // More than a stream's and a pipe's room.
+        let long = Bytes::from(vec![3; 3 << 20]);
+        for body in [Bytes::from_static(b"short"), long] {
+            let response = send(&mut sender, request(Relay::Full(body.clone()))).await.ok().unwrap();
+            let length = response.body().size_hint().exact();
+            assert_eq!(length, Some(body.len() as u64));
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_of_hypers_with_a_body_in_pieces_and_trailers() {
+    let run = async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        spawn_local(async move { serve(far, &Limits::default(), std::future::pending(), echo).await });
+        let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, StreamBody<_>>(
+            hyper_util::rt::TokioExecutor::new(),
+            hyper_util::rt::TokioIo::new(near),
+        )
+        .await
+        .unwrap();
+        spawn_local(connection);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-end", HeaderValue::from_static("1"));
+        for last in [None, Some(Frame::trailers(trailers))] {
+            let mut frames =
+                Vec::from([Frame::data(Bytes::from_static(b"one ")), Frame::data(Bytes::from_static(b"two"))]);
+            frames.extend(last);
+            let body = StreamBody::new(futures_util::stream::iter(frames.into_iter().map(Ok::<_, std::io::Error>)));
+            let request = Request::post("http://app/echo").body(body).unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "one two");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), LocalSet::new().run_until(run)).await.expect("it hangs");
+}
+
+#[tokio::test]
+async fn a_body_is_passed_on_to_its_end_however_that_comes() {
+    let run = async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (middle, end) = tokio::io::duplex(1 << 16);
+        spawn_local(async move { serve(end, &Limits::default(), std::future::pending(), echo).await });
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let (sender, _) = open(middle, settings, || {}).await.unwrap();
+        let pass_on = move |request: Request<Arriving>| {
+            let mut sender = sender.clone();
+            async move {
+                let inner = request.map(|inner| Relay::Request { inner, upload: Default::default() });
+                let response = send(&mut sender, inner).await.ok().unwrap();
+                response.map(|inner| Relay::Request { inner, upload: Default::default() })
+            }
+        };
+        spawn_local(async move { serve(far, &Limits::default(), std::future::pending(), pass_on).await });
+        let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+        spawn_local(connection);
+        for parts in [&["one ", "two"][..], &["one two", ""], &["", "one two"]] {
+            let (answer, mut body) =
+                sender.send_request(Request::post("http://app/").body(()).unwrap(), false).unwrap();
+            for (at, part) in parts.iter().enumerate() {
+                body.send_data(Bytes::from_static(part.as_bytes()), at + 1 == parts.len()).unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut answer = answer.await.unwrap().into_body();
+            assert_eq!(answer.data().await.unwrap().unwrap(), "one two");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), LocalSet::new().run_until(run)).await.expect("it hangs");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_has_ended() {
+    let early = |request: Request<Arriving>| async move {
+        drop(request);
+        let mut response = Response::new(Relay::Empty);
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        response
+    };
+    with_server(early, |mut sender| async move {
+        let long = Bytes::from(vec![3; 3 << 20]);
+        for _ in 0..3 {
+            let response = send(&mut sender, request(Relay::Full(long.clone()))).await.ok().unwrap();
+            assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tunnel_carries_bytes_both_ways_and_half_closes() {
+    let upgrade = |request: Request<Arriving>| async move {
+        let opening = request.extensions().get::<Upgrading>().unwrap().take().unwrap();
+        spawn_local(async move {
+            let mut tunnel = opening.await.unwrap();
+            let mut heard = Vec::new();
+            tunnel.read_to_end(&mut heard).await.unwrap();
+            heard.reverse();
+            tunnel.write_all(&heard).await.unwrap();
+            tunnel.shutdown().await.unwrap();
+        });
+        Response::new(Relay::Empty)
+    };
+    with_server(upgrade, |mut sender| async move {
+        // Until the server has said that it takes such requests.
+        while !sender.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+        let mut request = request(Relay::Empty);
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from("websocket"));
+        let response = send(&mut sender, request).await.ok().unwrap();
+        let Arriving::Tunnel(mut tunnel) = response.into_body() else { panic!("no tunnel") };
+        let sent: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
+        tunnel.write_all(&sent).await.unwrap();
+        tunnel.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        tunnel.read_to_end(&mut heard).await.unwrap();
+        heard.reverse();
+        assert_eq!(heard, sent);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_cancels_its_request() {
+    let cancelled = std::rc::Rc::new(tokio::sync::Notify::new());
+    let notify = cancelled.clone();
+    let hang = move |_: Request<Arriving>| {
+        let guard = Cancelled(notify.clone());
+        async move {
+            let _guard = guard;
+            std::future::pending().await
+        }
+    };
+    with_server(hang, |mut sender| async move {
+        let sending = async { send(&mut sender, request(Relay::Empty)).await.map(|_| ()) };
+        let waited = tokio::time::timeout(Duration::from_millis(50), sending).await;
+        assert!(waited.is_err());
+        cancelled.notified().await;
+    })
+    .await;
+}
+
+struct Cancelled(std::rc::Rc<tokio::sync::Notify>);
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_given_up() {
+    let run = async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let (told, ended) = oneshot::channel();
+        let (_sender, connection) = open(near, settings, move || told.send(()).unwrap()).await.unwrap();
+        ended.await.unwrap();
+        assert!(connection.closed.get());
+        drop(far);
+    };
+    LocalSet::new().run_until(run).await;
+}
