@@ -33,8 +33,15 @@ pub(crate) struct Entry {
     pub(crate) allocations: f64,
     pub(crate) bytes: f64,
     /// Those with the most instructions of their own.
-    pub(crate) functions: BTreeMap<String, f64>,
+    pub(crate) functions: Functions,
+    /// Those that allocate the most.
+    pub(crate) allocating: Functions,
 }
+
+/// The first few of all, by a count.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Functions(pub(crate) BTreeMap<String, f64>);
 
 impl Baseline {
     pub(crate) fn of(tools: Tools, counted: &[Counted]) -> Self {
@@ -72,27 +79,44 @@ impl Baseline {
 
 impl Entry {
     pub(crate) fn of(counted: &Counted) -> Self {
-        let mut functions: Vec<_> = counted.own.iter().filter(|(_, own)| **own >= 0.1).collect();
-        functions.sort_by(|a, b| b.1.total_cmp(a.1));
-        functions.truncate(FUNCTIONS);
-        let round = |number: f64, digits: f64| (number * digits).round() / digits;
         Self {
             instructions: round(counted.instructions, 10.0),
             allocations: round(counted.allocations, 100.0),
             bytes: round(counted.bytes, 10.0),
-            functions: functions.into_iter().map(|(name, own)| (name.clone(), round(*own, 10.0))).collect(),
+            functions: Functions::of(&counted.own, 10.0),
+            allocating: Functions::of(&counted.allocates, 100.0),
         }
     }
+}
 
-    /// Instructions of a function. One that isn't kept had no more than the least that is.
-    pub(crate) fn own(&self, function: &str) -> f64 {
-        let least = || self.functions.values().copied().min_by(f64::total_cmp);
-        match self.functions.get(function) {
-            Some(own) => *own,
-            None if self.functions.len() < FUNCTIONS => 0.0,
+impl Functions {
+    fn of(all: &BTreeMap<String, f64>, digits: f64) -> Self {
+        let rounded = all.iter().map(|(name, count)| (name.clone(), round(*count, digits)));
+        let mut functions: Vec<_> = rounded.filter(|(_, count)| *count > 0.0).collect();
+        functions.sort_by(|a, b| b.1.total_cmp(&a.1));
+        functions.truncate(FUNCTIONS);
+        Self(functions.into_iter().collect())
+    }
+
+    /// One that isn't kept had no more than the least that is.
+    pub(crate) fn of_function(&self, name: &str) -> f64 {
+        let least = || self.0.values().copied().min_by(f64::total_cmp);
+        match self.0.get(name) {
+            Some(count) => *count,
+            None if self.0.len() < FUNCTIONS => 0.0,
             None => least().unwrap_or(0.0),
         }
     }
+
+    pub(crate) fn most_first(&self) -> Vec<(&str, f64)> {
+        let mut functions: Vec<_> = self.0.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        functions.sort_by(|a, b| b.1.total_cmp(&a.1));
+        functions
+    }
+}
+
+fn round(number: f64, digits: f64) -> f64 {
+    (number * digits).round() / digits
 }
 
 impl Tools {

@@ -1,16 +1,23 @@
-//! Reads what callgrind writes: which function of one thread has executed how many instructions itself.
+//! Reads what callgrind writes: which function of one thread has executed how many instructions itself, and which ask
+//! for memory.
 
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result};
 
-/// Instructions of one thread by function, without those of the functions that it called.
+/// What one thread did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Thread {
     /// From 1, in the order of their start.
     pub(crate) number: u32,
+    /// Instructions by function, without those of the functions that it called.
     pub(crate) own: BTreeMap<String, u64>,
+    /// Calls of Rust's allocator for new or more memory, by calling function.
+    pub(crate) allocates: BTreeMap<String, u64>,
 }
+
+/// Rust's allocator, whichever it is.
+const ALLOCATOR: [&str; 3] = ["__rustc::__rust_alloc", "__rustc::__rust_alloc_zeroed", "__rustc::__rust_realloc"];
 
 /// Names are written once, with a number that stands for them afterwards.
 #[derive(Default)]
@@ -18,9 +25,9 @@ struct Names<'a>(HashMap<&'a str, &'a str>);
 
 /// Reads one file, as written with `--dump-line=no --compress-pos=no --demangle=no`.
 pub(crate) fn read(text: &str) -> Result<Thread> {
-    let mut thread = Thread { number: 1, own: BTreeMap::new() };
+    let mut thread = Thread { number: 1, ..Thread::default() };
     let (mut functions, mut objects) = (Names::default(), Names::default());
-    let (mut function, mut object) = ("", "");
+    let (mut function, mut object, mut callee) = ("", "", "");
     // The line after `calls=` is what the callee took, which is the callee's own already.
     let mut of_callee = false;
     for line in text.lines() {
@@ -29,20 +36,29 @@ pub(crate) fn read(text: &str) -> Result<Thread> {
             Some(("ob", name)) => object = objects.resolve(name),
             Some(("cob", name)) => _ = objects.resolve(name),
             Some(("fn", name)) => function = functions.resolve(name),
-            Some(("cfn", name)) => _ = functions.resolve(name),
-            Some(("calls", _)) => of_callee = true,
+            Some(("cfn", name)) => callee = functions.resolve(name),
+            Some(("calls", counts)) => {
+                of_callee = true;
+                if ALLOCATOR.contains(&readable(callee, "").as_str()) {
+                    *thread.allocates.entry(readable(function, object)).or_default() += number(counts, 0)?;
+                }
+            }
             Some(_) => {}
             None if line.starts_with(|first: char| first.is_ascii_digit()) => {
                 if !std::mem::take(&mut of_callee) {
-                    let cost = line.split_ascii_whitespace().nth(1).unwrap_or("0");
-                    let cost: u64 = cost.parse().with_context(|| format!("callgrind's line {line:?}"))?;
-                    *thread.own.entry(readable(function, object)).or_default() += cost;
+                    *thread.own.entry(readable(function, object)).or_default() += number(line, 1)?;
                 }
             }
             None => {}
         }
     }
     Ok(thread)
+}
+
+/// One of the numbers in a line.
+fn number(line: &str, at: usize) -> Result<u64> {
+    let number = line.split_ascii_whitespace().nth(at).unwrap_or("0");
+    number.parse().with_context(|| format!("callgrind's line {line:?}"))
 }
 
 /// A name as people write it, without the hashes that differ between builds. A function that its library doesn't name
@@ -110,6 +126,9 @@ calls=20 0
 
 fn=(4) walk'2
 0 20
+cfn=(6) _RNvCsfLfy6EI15iL_7___rustc12___rust_alloc
+calls=3 0
+0 90
 
 ob=(2)
 fl=(1)
@@ -129,6 +148,7 @@ fn=(5) 0x0000000000161b00
         assert_eq!(own("walk"), Some(20));
         assert_eq!(own("[libc.so.6]"), Some(200));
         assert_eq!(thread.own.len(), 4);
+        assert_eq!(thread.allocates, BTreeMap::from([("walk".to_owned(), 3)]));
     }
 
     #[test]

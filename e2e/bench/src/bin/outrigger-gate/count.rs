@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What the C library chooses by processor is the same everywhere: its variants for SSE2.
-const TUNABLES: &str = "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX_Fast_Unaligned_Load,-BMI2,-ERMS,-FSRM";
+const TUNABLES: &str = "glibc.malloc.tcache_count=127:glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX_Fast_Unaligned_Load,-BMI2,-ERMS,-FSRM";
 
 /// Seconds that one run may take; a case takes a few.
 const LIMIT: &str = "240";
@@ -49,10 +49,15 @@ pub(crate) struct Counted {
     pub(crate) bytes: f64,
     /// Instructions of functions, without those of the functions that they call.
     pub(crate) own: BTreeMap<String, f64>,
+    /// Allocations by the function that asks for them.
+    pub(crate) allocates: BTreeMap<String, f64>,
 }
 
+/// One run, all requests together.
+#[derive(Default)]
 struct Sum {
     own: BTreeMap<String, u64>,
+    allocates: BTreeMap<String, u64>,
     allocated: Allocated,
 }
 
@@ -122,19 +127,17 @@ impl Counter {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{} of {command:?}\n{}", output.status, said.trim());
         let allocated = serde_json::from_slice(&output.stdout).context("what the run says")?;
-        let mut own = BTreeMap::new();
+        let mut sum = Sum { allocated, ..Sum::default() };
         for entry in fs::read_dir(folder.path())? {
             let file = entry?.path();
             let text = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
             let thread = callgrind::read(&text)?;
             if case.counts(thread.number) {
-                for (function, instructions) in thread.own {
-                    *own.entry(function).or_default() += instructions;
-                }
+                sum.add(thread);
             }
         }
-        ensure!(!own.is_empty(), "callgrind has counted nothing: {}", said.trim());
-        Ok(Sum { own, allocated })
+        ensure!(!sum.own.is_empty(), "callgrind has counted nothing: {}", said.trim());
+        Ok(sum)
     }
 
     /// Valgrind, in an environment of its own and where the case wants to be.
@@ -160,23 +163,33 @@ impl Case {
     }
 }
 
+impl Sum {
+    fn add(&mut self, thread: callgrind::Thread) {
+        for (all, more) in [(&mut self.own, thread.own), (&mut self.allocates, thread.allocates)] {
+            for (function, count) in more {
+                *all.entry(function).or_default() += count;
+            }
+        }
+    }
+}
+
 impl Counted {
     fn between(case: &Case, short: &Sum, long: &Sum) -> Self {
         let times = f64::from(case.times);
         // Something that the shorter run did more of, such as waiting, is no work of a request.
         let each = |long: f64, short: f64| ((long - short) / times).max(0.0);
-        let own: BTreeMap<_, _> = long
-            .own
-            .iter()
-            .map(|(name, long)| (name.clone(), each(*long as f64, short.own.get(name).map_or(0.0, |own| *own as f64))))
-            .collect();
+        let by_function = |long: &BTreeMap<String, u64>, short: &BTreeMap<String, u64>| {
+            let of_short = |name: &String| short.get(name).copied().unwrap_or_default() as f64;
+            long.iter().map(|(name, long)| (name.clone(), each(*long as f64, of_short(name)))).collect()
+        };
         let total = |sum: &Sum| sum.own.values().sum::<u64>() as f64;
         Self {
             name: case.name.to_owned(),
             instructions: each(total(long), total(short)),
             allocations: each(long.allocated.calls as f64, short.allocated.calls as f64),
             bytes: each(long.allocated.bytes as f64, short.allocated.bytes as f64),
-            own,
+            own: by_function(&long.own, &short.own),
+            allocates: by_function(&long.allocates, &short.allocates),
         }
     }
 }

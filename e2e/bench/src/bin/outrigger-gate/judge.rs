@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use crate::{
-    baseline::{Baseline, Entry},
+    baseline::{Baseline, Entry, Functions},
     count::{Counted, Counter},
 };
 
@@ -27,8 +27,10 @@ pub(crate) struct Verdict {
     pub(crate) before: Option<Entry>,
     pub(crate) now: Option<Entry>,
     pub(crate) finding: Finding,
-    /// By how much they have grown, most first.
+    /// Functions with more instructions of their own, most first.
     pub(crate) grown: Vec<Grown>,
+    /// Functions that allocate more, most first.
+    pub(crate) allocating: Vec<Grown>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub(crate) enum Finding {
     Fails(String),
 }
 
-/// A function's own instructions per request.
+/// A function's count per request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Grown {
     pub(crate) function: String,
@@ -59,6 +61,7 @@ pub(crate) fn all(baseline: &Baseline, counted: &[Counted], whole: bool) -> Vec<
             now: None,
             finding: Finding::Fails("isn't counted any more; record that with `./dev gate --bless`".to_owned()),
             grown: Vec::new(),
+            allocating: Vec::new(),
         });
     }
     verdicts
@@ -70,10 +73,14 @@ fn of(before: Option<&Entry>, counted: &Counted) -> Verdict {
         None => Finding::Fails("isn't in the baseline; record it with `./dev gate --bless`".to_owned()),
         Some(before) => compare(before, &now),
     };
+    let grown = |of: fn(&Entry) -> &Functions, least| {
+        before.map(|before| grown(of(before), of(&now), least)).unwrap_or_default()
+    };
     Verdict {
         case: counted.name.clone(),
         before: before.cloned(),
-        grown: before.map(|before| grown(before, &now)).unwrap_or_default(),
+        grown: grown(|entry| &entry.functions, 0.5),
+        allocating: grown(|entry| &entry.allocating, ALLOCATION),
         now: Some(now),
         finding,
     }
@@ -100,13 +107,13 @@ fn compare(before: &Entry, now: &Entry) -> Finding {
     }
 }
 
-fn grown(before: &Entry, now: &Entry) -> Vec<Grown> {
-    let each = now.functions.iter().map(|(function, now)| Grown {
-        function: function.clone(),
-        before: before.own(function),
-        now: *now,
+fn grown(before: &Functions, now: &Functions, least: f64) -> Vec<Grown> {
+    let each = now.most_first().into_iter().map(|(function, now)| Grown {
+        function: function.to_owned(),
+        before: before.of_function(function),
+        now,
     });
-    let mut grown: Vec<_> = each.filter(|it| it.by() >= 0.5).collect();
+    let mut grown: Vec<_> = each.filter(|it| it.by() >= least).collect();
     grown.sort_by(|a, b| b.by().total_cmp(&a.by()));
     grown.truncate(NAMED);
     grown
@@ -130,7 +137,8 @@ pub(crate) fn planted(counter: &Counter, counted: &[Counted]) -> Result<Verdict>
 
 impl Verdict {
     fn planted(finding: Finding, grown: Vec<Grown>) -> Self {
-        Self { case: "a planted regression is found".to_owned(), before: None, now: None, finding, grown }
+        let case = "a planted regression is found".to_owned();
+        Self { case, before: None, now: None, finding, grown, allocating: Vec::new() }
     }
 
     pub(crate) fn fails(&self) -> bool {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use stats_alloc::Region;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::{ALLOCATOR, cases};
 
@@ -17,22 +18,23 @@ pub(crate) struct Run {
 }
 
 /// What the requests of one run allocated, all together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Allocated {
     /// Calls of the allocator for new or more memory.
     pub(crate) calls: usize,
     pub(crate) bytes: usize,
 }
 
-/// Requests that nobody counts: they fill what is kept between requests.
-const WARM_UP: u32 = 8;
+/// Requests that nobody counts, at most: they fill what is kept between requests.
+const WARM_UP: u32 = 32;
 
 impl Run {
     pub(crate) fn execute(&self) -> Result<()> {
         let case = cases::all().into_iter().find(|case| case.name == self.case);
         let case = case.with_context(|| format!("no case {:?}; `outrigger-gate list` names them", self.case))?;
+        logs_like_a_proxys()?;
         let mut once = (case.prepare)()?;
-        for _ in 0..WARM_UP {
+        for _ in 0..case.times.min(WARM_UP) {
             once()?;
         }
         let region = Region::new(ALLOCATOR);
@@ -48,4 +50,11 @@ impl Run {
         println!("{}", serde_json::to_string(&allocated)?);
         Ok(())
     }
+}
+
+/// Somebody must listen: what libraries trace costs much more where nobody does.
+fn logs_like_a_proxys() -> Result<()> {
+    let (filter, _) = reload::Layer::new(EnvFilter::try_new("info")?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    Ok(tracing_subscriber::registry().with(filter).with(lines).try_init()?)
 }

@@ -48,19 +48,19 @@ pub(crate) fn of(verdicts: &[Verdict], functions: bool) -> String {
 /// Those that have grown; all that are kept, if `all`.
 fn functions_of(verdict: &Verdict, all: bool) -> String {
     let mut out = String::new();
-    if verdict.fails() && !verdict.grown.is_empty() {
-        let _ = writeln!(out, "\nFAILED {}: grown are, by instructions of their own per request", verdict.case);
-        for grown in &verdict.grown {
-            let _ =
-                writeln!(out, "  {:+10.1}  {:>9.1} > {:<9.1} {}", grown.by(), grown.before, grown.now, grown.function);
+    let lists = [(&verdict.grown, "instructions of its own"), (&verdict.allocating, "allocations")];
+    for (grown, what) in lists.into_iter().filter(|(grown, _)| verdict.fails() && !grown.is_empty()) {
+        let _ = writeln!(out, "\nFAILED {}: {what} per request, where there are more", verdict.case);
+        for it in grown {
+            let _ = writeln!(out, "  {:+10.1}  {:>9.1} > {:<9.1} {}", it.by(), it.before, it.now, it.function);
         }
     }
     if let (true, Some(now)) = (all, &verdict.now) {
-        let _ = writeln!(out, "\n{}: instructions of functions themselves per request", verdict.case);
-        let mut functions: Vec<_> = now.functions.iter().collect();
-        functions.sort_by(|a, b| b.1.total_cmp(a.1));
-        for (name, own) in functions {
-            let _ = writeln!(out, "  {own:>10.1}  {name}");
+        for (functions, what) in [(&now.functions, "instructions of its own"), (&now.allocating, "allocations")] {
+            let _ = writeln!(out, "\n{}: {what} per request", verdict.case);
+            for (name, count) in functions.most_first() {
+                let _ = writeln!(out, "  {count:>12.1}  {name}");
+            }
         }
     }
     out

@@ -17,8 +17,8 @@ use super::{Case, Once, wire};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        Case::here("derive/all", "100 services, 300 workloads, 50 routes, 30 policies from nothing", 1, all),
-        Case::here("derive/change", "the same after one workload has begun or ceased to drain", 1, change),
+        Case::here("derive/all", "100 services, 300 workloads, 50 routes, 30 policies from nothing", 2, all),
+        Case::here("derive/change", "the same after one workload has begun or ceased to drain", 2, change),
     ]
 }
 

@@ -16,10 +16,12 @@ use super::{Case, Once, Place};
 pub(super) fn cases() -> Vec<Case> {
     let case = |name, about, times, prepare| Case { name, about, times, place: Place::Workers, prepare };
     vec![
-        case("http1/sidecar", "HTTP/1.1 through one sidecar to an app outside of the mesh", 500, || http1(Hop::Plain)),
-        case("http1/pair", "HTTP/1.1 through two sidecars with mutual TLS between them", 300, || http1(Hop::Mesh)),
-        case("http2/sidecar", "HTTP/2 through one sidecar to an app outside of the mesh", 500, || http2(Hop::Plain)),
-        case("http2/pair", "HTTP/2 through two sidecars with mutual TLS between them", 300, || http2(Hop::Mesh)),
+        case("http1/sidecar", "HTTP/1.1 through one sidecar to an app outside of the mesh", 1_000, || {
+            http1(Hop::Plain)
+        }),
+        case("http1/pair", "HTTP/1.1 through two sidecars with mutual TLS between them", 600, || http1(Hop::Mesh)),
+        case("http2/sidecar", "HTTP/2 through one sidecar to an app outside of the mesh", 1_000, || http2(Hop::Plain)),
+        case("http2/pair", "HTTP/2 through two sidecars with mutual TLS between them", 600, || http2(Hop::Mesh)),
     ]
 }
 
