@@ -1,0 +1,294 @@
+//! What is measured, in the order in which it is, and how each part is shown.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::{
+    data::Tables,
+    measure::Plan,
+    sheet::{
+        Column, Sheet,
+        Show::{Added, AddedRatio, Median, Ratio, Spread},
+        column,
+    },
+    stage::Stage,
+};
+
+pub(crate) mod traffic;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Group {
+    /// HTTP/1.1 through one proxy
+    Http1,
+    /// Two sidecars with mutual TLS, beside two Envoys and one nginx hop
+    Pair,
+    /// HTTP/2 through one proxy
+    Http2,
+    /// gRPC, unary and streaming, through one proxy and through pairs
+    Grpc,
+    /// Bytes without meaning, plain and over mutual TLS
+    Tcp,
+    /// New connections, and handshakes
+    Connections,
+    /// CPU time at a fixed, low rate
+    Fixed,
+    /// Latency over load that doesn't wait for answers
+    OpenLoop,
+}
+
+// === impl Group ===
+
+impl Group {
+    /// In the data and on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Pair => "pair",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+            Self::Connections => "connections",
+            Self::Fixed => "fixed",
+            Self::OpenLoop => "open-loop",
+        }
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP/1.1 through one proxy, 1 KB",
+            Self::Pair => "Two sidecars with mutual TLS, HTTP/1.1, 1 KB",
+            Self::Http2 => "HTTP/2 through one proxy, 1 KB",
+            Self::Grpc => "gRPC echo, 1 KB",
+            Self::Tcp => "Opaque TCP",
+            Self::Connections => "New connections",
+            Self::Fixed => "At 1,000 requests a second",
+            Self::OpenLoop => "Latency over load",
+        }
+    }
+
+    pub(crate) fn measure(self, stage: &mut Stage, plan: &Plan) -> Result<Tables> {
+        match self {
+            Self::Http1 => traffic::http1(stage, plan),
+            Self::Pair => traffic::pair(stage, plan),
+            Self::Http2 => traffic::http2(stage, plan),
+            Self::Grpc => traffic::grpc(stage, plan),
+            Self::Tcp => traffic::tcp(stage, plan),
+            Self::Connections => traffic::connections(stage, plan),
+            Self::Fixed => traffic::fixed(stage, plan),
+            Self::OpenLoop => traffic::open_loop(stage, plan),
+        }
+    }
+
+    pub(crate) fn sheets(self) -> &'static [Sheet] {
+        match self {
+            Self::Http1 => HTTP1,
+            Self::Pair => PAIR,
+            Self::Http2 => HTTP2,
+            Self::Grpc => GRPC,
+            Self::Tcp => TCP,
+            Self::Connections => CONNECTIONS,
+            Self::Fixed => FIXED,
+            Self::OpenLoop => OPEN_LOOP,
+        }
+    }
+}
+
+const CPU: Column = column("µs CPU per request", "cpu", Spread, 1);
+const RATE: Column = column("requests/s", "rate", Median, 0);
+const OTHERS: Column = column("others' CPU", "others", Median, 2);
+const P50: Column = column("p50 µs", "p50", Median, 0);
+const P99: Column = column("p99 µs", "p99", Median, 0);
+const ADDED_P50: Column = column("added p50", "p50", Added("no proxy"), 0);
+const ADDED_P99: Column = column("added p99", "p99", Added("no proxy"), 0);
+
+const HTTP1: &[Sheet] = &[
+    Sheet {
+        table: "c32",
+        title: "32 connections, proxies alone on a CPU",
+        note: "",
+        columns: &[
+            CPU,
+            column("× nginx", "cpu", Ratio("nginx"), 2),
+            column("× Envoy", "cpu", Ratio("Envoy"), 2),
+            RATE,
+            OTHERS,
+        ],
+    },
+    Sheet {
+        table: "c1",
+        title: "One connection, everything on one CPU",
+        note: "",
+        columns: &[
+            P50,
+            ADDED_P50,
+            column("× nginx's", "p50", AddedRatio("no proxy", "nginx"), 2),
+            column("× Envoy's", "p50", AddedRatio("no proxy", "Envoy"), 2),
+            P99,
+            ADDED_P99,
+            CPU,
+            OTHERS,
+        ],
+    },
+];
+
+const PAIR: &[Sheet] = &[
+    Sheet {
+        table: "c32",
+        title: "32 connections, proxies alone on a CPU",
+        note: "CPU time is that of both proxies of a pair.",
+        columns: &[
+            CPU,
+            column("× nginx hop", "cpu", Ratio("nginx"), 2),
+            column("× pair of Envoys", "cpu", Ratio("pair of Envoys"), 2),
+            RATE,
+            OTHERS,
+        ],
+    },
+    Sheet {
+        table: "c1",
+        title: "One connection, everything on one CPU",
+        note: "",
+        columns: &[
+            P50,
+            ADDED_P50,
+            column("× nginx's", "p50", AddedRatio("no proxy", "nginx"), 2),
+            column("× Envoys'", "p50", AddedRatio("no proxy", "pair of Envoys"), 2),
+            P99,
+            ADDED_P99,
+            column("× nginx's", "p99", AddedRatio("no proxy", "nginx"), 2),
+            column("× Envoys'", "p99", AddedRatio("no proxy", "pair of Envoys"), 2),
+            CPU,
+            OTHERS,
+        ],
+    },
+];
+
+const HTTP2: &[Sheet] = &[
+    Sheet {
+        table: "c32",
+        title: "4 connections of 8 requests each, proxies alone on a CPU",
+        note: "h2c in and out. nginx speaks no HTTP/2 to backends, but for gRPC.",
+        columns: &[CPU, column("× Envoy", "cpu", Ratio("Envoy"), 2), RATE, OTHERS],
+    },
+    Sheet {
+        table: "c1",
+        title: "One request at a time, everything on one CPU",
+        note: "",
+        columns: &[
+            P50,
+            ADDED_P50,
+            column("× Envoy's", "p50", AddedRatio("no proxy", "Envoy"), 2),
+            P99,
+            ADDED_P99,
+            CPU,
+            OTHERS,
+        ],
+    },
+];
+
+const GRPC_HOP: &[Column] = &[CPU, column("× Envoy", "cpu", Ratio("Envoy"), 2), RATE, OTHERS];
+const GRPC_PAIR: &[Column] = &[CPU, column("× pair of Envoys", "cpu", Ratio("pair of Envoys"), 2), RATE, OTHERS];
+
+const GRPC: &[Sheet] = &[
+    Sheet {
+        table: "unary",
+        title: "Unary, through one proxy",
+        note: "4 connections of 8 calls each, proxies alone on a CPU; of streams, 8 of each connection with one message under \
+               way, which is the request.",
+        columns: GRPC_HOP,
+    },
+    Sheet { table: "unary-pair", title: "Unary, through pairs with mutual TLS", note: "", columns: GRPC_PAIR },
+    Sheet { table: "stream", title: "Streaming, through one proxy", note: "", columns: GRPC_HOP },
+    Sheet { table: "stream-pair", title: "Streaming, through pairs with mutual TLS", note: "", columns: GRPC_PAIR },
+];
+
+const TCP: &[Sheet] = &[
+    Sheet {
+        table: "plain",
+        title: "Plain, through one proxy",
+        note: "An echo. 1 B: one connection, everything on one CPU, round trip. 1 KB: 32 connections, CPU time per round trip. \
+               Then bytes (there and back, once) per second of the proxies' CPU time: in round trips of 4 connections, and in \
+               one stream that waits for nothing.",
+        columns: TCP_HOP,
+    },
+    Sheet { table: "mtls", title: "Over mutual TLS, through pairs", note: "", columns: TCP_PAIR },
+];
+
+const TCP_HOP: &[Column] = &[
+    column("1 B p50 µs", "p50 1", Median, 0),
+    column("1 KB µs CPU", "cpu 1024", Spread, 1),
+    column("64 KB GB/CPU-s", "gb 65536", Spread, 2),
+    column("1 MB GB/CPU-s", "gb 1048576", Spread, 2),
+    column("stream GB/CPU-s", "gb bulk", Spread, 2),
+    column("stream × Envoy", "gb bulk", Ratio("Envoy"), 2),
+];
+
+const TCP_PAIR: &[Column] = &[
+    column("1 B p50 µs", "p50 1", Median, 0),
+    column("1 KB µs CPU", "cpu 1024", Spread, 1),
+    column("64 KB GB/CPU-s", "gb 65536", Spread, 2),
+    column("1 MB GB/CPU-s", "gb 1048576", Spread, 2),
+    column("stream GB/CPU-s", "gb bulk", Spread, 2),
+    column("stream × Envoys", "gb bulk", Ratio("pair of Envoys"), 2),
+];
+
+const CONNECTIONS: &[Sheet] = &[
+    Sheet {
+        table: "plain",
+        title: "A new connection for every HTTP/1.1 request, through one proxy",
+        note: "Eight at once, proxies alone on a CPU. Connections to the backend are kept.",
+        columns: &[
+            column("µs CPU per connection", "cpu", Spread, 1),
+            column("× nginx", "cpu", Ratio("nginx"), 2),
+            column("× Envoy", "cpu", Ratio("Envoy"), 2),
+            column("connections/s", "rate", Median, 0),
+            OTHERS,
+        ],
+    },
+    Sheet {
+        table: "mtls",
+        title: "A full handshake with certificates of both ends for every TCP connection, through pairs",
+        note: "Eight at once, one byte there and back on each; no session is resumed. CPU time of both ends.",
+        columns: &[
+            column("µs CPU per handshake", "cpu", Spread, 0),
+            column("× pair of Envoys", "cpu", Ratio("pair of Envoys"), 2),
+            column("handshakes/s", "rate", Median, 0),
+            OTHERS,
+        ],
+    },
+];
+
+const FIXED: &[Sheet] = &[Sheet {
+    table: "r1000",
+    title: "32 connections, proxies alone on a CPU, HTTP/1.1, 1 KB",
+    note: "At so low a rate waking up is most of it: one request per pass of an event loop.",
+    columns: &[
+        CPU,
+        column("× nginx", "cpu", Ratio("nginx"), 2),
+        column("× Envoy", "cpu", Ratio("Envoy"), 2),
+        column("× pair of Envoys", "cpu", Ratio("pair of Envoys"), 2),
+        P50,
+        P99,
+        OTHERS,
+    ],
+}];
+
+const LATENCIES: &[Column] = &[
+    RATE,
+    column("p50 µs", "p50", Spread, 0),
+    column("p99 µs", "p99", Spread, 0),
+    column("p99.9 µs", "p999", Spread, 0),
+];
+
+const OPEN_LOOP: &[Sheet] = &[
+    Sheet {
+        table: "p10",
+        title: "10 % of what the slowest can do",
+        note: "The same rates for all. Latency counts from when a request was due. Proxies alone on a CPU, so each hop wakes up \
+               another CPU: that is most of the latency on a virtual machine.",
+        columns: LATENCIES,
+    },
+    Sheet { table: "p30", title: "30 %", note: "", columns: LATENCIES },
+    Sheet { table: "p50", title: "50 %", note: "", columns: LATENCIES },
+    Sheet { table: "p70", title: "70 %", note: "", columns: LATENCIES },
+];
