@@ -3,6 +3,7 @@
 //!
 //! Owns the order of groups and what becomes of their figures. Judges nothing: no number here fails.
 
+mod ask;
 mod charts;
 mod data;
 mod goals;

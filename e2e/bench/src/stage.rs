@@ -1,15 +1,13 @@
 //! The mesh, the peers and the backends that are measured, all of them up at once, each in a pod of its own.
 
-use std::{fmt, io, path::PathBuf, process::Command, time::Duration};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use outrigger_testbed::{
-    Machine, Mesh, Pod, PodSpec, Process, Proxies, Spec,
-    machine::binary,
-    probe::{self, wait_until},
-};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use outrigger_testbed::{Machine, Mesh, Pod, PodSpec, Process, Proxies, Spec, machine::binary, probe::wait_until};
 
 use crate::{
+    ask,
     measure::{self, Cpus},
     peers::{
         Lane,
@@ -25,8 +23,8 @@ pub(crate) const CALLEE: &str = "bench/callee";
 /// Not meshed: what every single hop leads to.
 pub(crate) const PLAIN: &str = "bench/plain";
 pub(crate) const NGINX: &str = "bench/nginx";
-/// An nginx hop behind the same kind of redirection as a sidecar.
-const CAPTURED: &str = "bench/captured";
+/// An nginx hop behind the same kind of redirection as a sidecar, which may have many connections.
+pub(crate) const CAPTURED: &str = "bench/captured";
 pub(crate) const HAPROXY: &str = "bench/haproxy";
 pub(crate) const ENVOY: &str = "bench/envoy";
 pub(crate) const ENVOY_CALLER: &str = "bench/envoy-caller";
@@ -42,8 +40,10 @@ const PLAIN_SERVICE: &str = "10.96.0.50";
 const CALLEE_SERVICE: &str = "10.96.0.51";
 /// For peers to answer for the first time.
 const START: Duration = Duration::from_secs(10);
-/// What ten thousand connections and their other ends need.
-const FILES: u32 = 65_536;
+/// For a guard to give its sidecar the traffic back.
+const BACK: Duration = Duration::from_secs(60);
+/// What ten thousand connections and the listeners beside them need.
+const FILES: u64 = 12_000;
 
 pub(crate) struct Stage {
     pub(crate) mesh: Mesh,
@@ -84,6 +84,8 @@ pub(crate) struct Subject {
     pub(crate) url: String,
     /// Of the proxies whose CPU time is counted.
     pub(crate) pids: Vec<u32>,
+    /// Of the guards that stand ready to take over from them.
+    pub(crate) guards: Vec<u32>,
 }
 
 // === impl Way ===
@@ -165,6 +167,11 @@ impl Subject {
     pub(crate) fn again(&self) -> Self {
         Self { name: format!("{} again (control)", self.name), ..self.clone() }
     }
+
+    pub(crate) fn address(&self) -> Result<SocketAddr> {
+        let address = self.url.split('/').nth(2).context("a URL")?;
+        address.parse().with_context(|| self.url.clone())
+    }
 }
 
 // === impl Stage ===
@@ -197,8 +204,8 @@ impl Stage {
 
     fn start_hops(&mut self) -> Result<()> {
         let backend = self.pod(PLAIN)?.address();
-        for name in [NGINX, CAPTURED] {
-            let conf = nginx::hop(&self.dir, &file(name), backend, false)?;
+        for (name, connections) in [(NGINX, nginx::FEW), (CAPTURED, nginx::MANY)] {
+            let conf = nginx::hop(&self.dir, &file(name), backend, connections, false)?;
             self.run(name, nginx::binary()?, |nginx| {
                 nginx.arg("-c").arg(conf);
             })?;
@@ -255,7 +262,14 @@ impl Stage {
             Way::Captured | Way::Sidecar | Way::Guard => speech.url(PLAIN_SERVICE, lane.service_port()),
             Way::SidecarPair => speech.url(CALLEE_SERVICE, lane.service_port()),
         };
-        Ok(Subject { name: way.name().to_owned(), pod: way.pod(), url, pids: self.pids(way)? })
+        let guards = match way {
+            Way::Sidecar => vec![self.guard(CALLER)?],
+            Way::SidecarPair => vec![self.guard(CALLER)?, self.guard(CALLEE)?],
+            Way::Direct | Way::Nginx | Way::Captured | Way::Haproxy | Way::Envoy | Way::Guard | Way::EnvoyPair => {
+                Vec::new()
+            }
+        };
+        Ok(Subject { name: way.name().to_owned(), pod: way.pod(), url, pids: self.pids(way)?, guards })
     }
 
     pub(crate) fn subjects(&self, ways: &[Way], speech: Speech) -> Result<Vec<Subject>> {
@@ -310,11 +324,27 @@ impl Stage {
 
     /// Whether a GET comes back through it.
     pub(crate) fn answers(&self, subject: &Subject) -> bool {
-        let address = subject.url.split('/').nth(2).and_then(|address| address.parse().ok());
-        let namespace = self.pod(subject.pod).map(|pod| &pod.namespace);
-        address
-            .zip(namespace.ok())
-            .is_some_and(|(to, namespace)| probe::get_from(namespace, to, "/").is_ok_and(|page| page.status == 200))
+        subject.address().is_ok_and(|to| self.pod(subject.pod).is_ok_and(|pod| ask::answers(&pod.namespace, to)))
+    }
+
+    /// Waits until the guards leave the traffic to their sidecars.
+    pub(crate) fn wait_carried_by(&self, subject: &Subject) -> Result<()> {
+        if subject.guards.is_empty() {
+            return Ok(());
+        }
+        let carried = || -> f64 {
+            let guards = [CALLER, CALLEE].into_iter().filter_map(|name| self.pod(name).ok());
+            let metrics = guards.flat_map(Pod::guard_metrics);
+            metrics.filter(|metric| metric.name == "outrigger_fallback_connections_total").map(|it| it.value).sum()
+        };
+        let (to, namespace) = (subject.address()?, &self.pod(subject.pod)?.namespace);
+        wait_until(&format!("{} in the hands of its sidecars", subject.name), BACK, || {
+            let before = carried();
+            // Whatever the port speaks: each is a connection that somebody accepts.
+            let opened = (0..3).all(|_| namespace.connect(to, Duration::from_secs(1)).is_ok());
+            opened && carried() <= before
+        })?;
+        Ok(())
     }
 
     fn tail(&self, way: Way) -> String {
@@ -348,11 +378,10 @@ fn with_backends(pod: PodSpec, dir: &std::path::Path) -> Result<PodSpec> {
     Ok(pod)
 }
 
-/// Whatever we start inherits it.
+/// As far as we may; whatever we start inherits it.
 fn raise_files() -> Result<()> {
-    let (own, files) = (std::process::id().to_string(), format!("--nofile={FILES}:{FILES}"));
-    let done = Command::new("prlimit").args(["--pid", &own, &files]).output().context("prlimit (util-linux)")?;
-    let errors = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "can't open {FILES} files: {}; raise the hard limit", errors.trim());
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("the limit of open files")?;
+    ensure!(hard >= FILES, "only {hard} files may be open: raise the hard limit to {FILES}, as by ulimit -Hn");
     Ok(())
 }

@@ -14,17 +14,21 @@ use crate::peers::{Lane, program};
 /// What every backend answers with, in bytes.
 pub(crate) const BODY: usize = 1024;
 
+/// Connections of a worker. It has memory for all of them from the start.
+pub(crate) const FEW: u32 = 4096;
+pub(crate) const MANY: u32 = 11_000;
+
 pub(crate) fn binary() -> Result<PathBuf> {
     program("nginx", "OUTRIGGER_NGINX", "the Debian package nginx-light")
 }
 
 pub(crate) fn backend(dir: &Path, name: &str) -> Result<PathBuf> {
     let body = "x".repeat(BODY);
-    write(dir, name, "", "", &format!("location / {{ return 200 {body}; }}"))
+    write(dir, name, FEW, "", "", &format!("location / {{ return 200 {body}; }}"))
 }
 
 /// `alone`: in one process, for a profiler.
-pub(crate) fn hop(dir: &Path, name: &str, backend: Ipv4Addr, alone: bool) -> Result<PathBuf> {
+pub(crate) fn hop(dir: &Path, name: &str, backend: Ipv4Addr, connections: u32, alone: bool) -> Result<PathBuf> {
     let port = Lane::Http1.port();
     let upstream = |name: &str| {
         format!("upstream {name} {{ server {backend}:{port}; keepalive 64; keepalive_requests 1000000000; }}\n")
@@ -33,14 +37,14 @@ pub(crate) fn hop(dir: &Path, name: &str, backend: Ipv4Addr, alone: bool) -> Res
         format!("{}{}map $http_x_version $to {{ preview other; default app; }}", upstream("app"), upstream("other"));
     let location = "location / { proxy_pass http://$to; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
                     proxy_set_header Host $host; proxy_set_header X-Request-ID $request_id; }";
-    write(dir, name, if alone { "master_process off;" } else { "" }, &http, location)
+    write(dir, name, connections, if alone { "master_process off;" } else { "" }, &http, location)
 }
 
-fn write(dir: &Path, name: &str, main: &str, http: &str, location: &str) -> Result<PathBuf> {
+fn write(dir: &Path, name: &str, connections: u32, main: &str, http: &str, location: &str) -> Result<PathBuf> {
     let conf = format!(
-        "daemon off; {main} user root; worker_processes 1; worker_rlimit_nofile 65536;\n\
+        "daemon off; {main} user root; worker_processes 1;\n\
          pid {own}.pid; error_log stderr warn;\n\
-         events {{ worker_connections 32768; }}\n\
+         events {{ worker_connections {connections}; }}\n\
          http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; {http}\n\
          server {{ listen {port} reuseport; {location} }} }}\n",
         own = dir.join(name).display(),
