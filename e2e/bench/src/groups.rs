@@ -14,6 +14,11 @@ use crate::{
     stage::Stage,
 };
 
+mod calls;
+mod instructions;
+pub(crate) mod memory;
+mod recovery;
+mod start;
 pub(crate) mod traffic;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +39,16 @@ pub(crate) enum Group {
     Fixed,
     /// Latency over load that doesn't wait for answers
     OpenLoop,
+    /// System calls and context switches per request
+    Calls,
+    /// Instructions in user space per request, by valgrind; slow, so only if asked for
+    Instructions,
+    /// Idle, and with ten thousand idle connections
+    Memory,
+    /// Start of a process to its first answer
+    Start,
+    /// Processes are killed and stopped under load
+    Recovery,
 }
 
 // === impl Group ===
@@ -50,6 +65,11 @@ impl Group {
             Self::Connections => "connections",
             Self::Fixed => "fixed",
             Self::OpenLoop => "open-loop",
+            Self::Calls => "calls",
+            Self::Instructions => "instructions",
+            Self::Memory => "memory",
+            Self::Start => "start",
+            Self::Recovery => "recovery",
         }
     }
 
@@ -63,6 +83,11 @@ impl Group {
             Self::Connections => "New connections",
             Self::Fixed => "At 1,000 requests a second",
             Self::OpenLoop => "Latency over load",
+            Self::Calls => "System calls and context switches",
+            Self::Instructions => "Instructions in user space",
+            Self::Memory => "Memory",
+            Self::Start => "Start",
+            Self::Recovery => "Recovery",
         }
     }
 
@@ -76,6 +101,11 @@ impl Group {
             Self::Connections => traffic::connections(stage, plan),
             Self::Fixed => traffic::fixed(stage, plan),
             Self::OpenLoop => traffic::open_loop(stage, plan),
+            Self::Calls => calls::calls(stage, plan),
+            Self::Instructions => instructions::instructions(stage),
+            Self::Memory => memory::memory(stage, plan),
+            Self::Start => start::start(stage, plan),
+            Self::Recovery => recovery::recovery(stage),
         }
     }
 
@@ -89,6 +119,11 @@ impl Group {
             Self::Connections => CONNECTIONS,
             Self::Fixed => FIXED,
             Self::OpenLoop => OPEN_LOOP,
+            Self::Calls => CALLS,
+            Self::Instructions => INSTRUCTIONS,
+            Self::Memory => MEMORY,
+            Self::Start => START,
+            Self::Recovery => RECOVERY,
         }
     }
 }
@@ -292,3 +327,73 @@ const OPEN_LOOP: &[Sheet] = &[
     Sheet { table: "p50", title: "50 %", note: "", columns: LATENCIES },
     Sheet { table: "p70", title: "70 %", note: "", columns: LATENCIES },
 ];
+
+const PER_REQUEST: &[Column] = &[
+    column("system calls per request", "calls", Median, 2),
+    column("context switches per request", "switches", Median, 3),
+];
+
+const CALLS: &[Sheet] = &[
+    Sheet { table: "c32", title: "32 connections, proxies alone on a CPU", note: "", columns: PER_REQUEST },
+    Sheet { table: "c1", title: "One connection, everything on one CPU", note: "", columns: PER_REQUEST },
+];
+
+const INSTRUCTIONS: &[Sheet] = &[Sheet {
+    table: "instructions",
+    title: "HTTP/1.1, one request at a time",
+    note: "By `valgrind --tool=callgrind` on the binaries measured above, 2,000 requests and 4,000. The kernel's aren't among \
+           them.",
+    columns: &[
+        column("instructions per request", "instructions", Median, 0),
+        column("× nginx", "instructions", Ratio("nginx"), 2),
+    ],
+}];
+
+const MEMORY: &[Sheet] = &[
+    Sheet {
+        table: "idle",
+        title: "Idle, before any load, MB",
+        note: "The program itself is in RSS; PSS shares it out among all who run it.",
+        columns: &[
+            column("RSS", "rss", Median, 1),
+            column("PSS", "pss", Median, 1),
+            column("anonymous", "anonymous", Median, 1),
+            column("private dirty", "private dirty", Median, 1),
+        ],
+    },
+    Sheet {
+        table: "connections",
+        title: "10,000 idle connections, MB",
+        note: "Each has had one request answered. nginx has memory for all of its connections from the start.",
+        columns: &[
+            column("RSS before", "rss before", Median, 1),
+            column("with them", "rss open", Median, 1),
+            column("60 s after", "rss after", Median, 1),
+            column("anonymous before", "anonymous before", Median, 1),
+            column("with them", "anonymous open", Median, 1),
+            column("60 s after", "anonymous after", Median, 1),
+        ],
+    },
+];
+
+const START: &[Sheet] = &[Sheet {
+    table: "start",
+    title: "Process start to ready, and to the first answer over mutual TLS, ms",
+    note: "The caller's proxy of a pair is started, the other one runs. A sidecar gets certificate and configuration from the \
+           controller, or has them on disk; Envoy reads a file and needs nobody.",
+    columns: &[column("ready", "ready", Spread, 1), column("first answer", "answer", Spread, 1)],
+}];
+
+const RECOVERY: &[Sheet] = &[Sheet {
+    table: "recovery",
+    title: "500 requests a second, each on a connection of its own",
+    note: "Broken are connections that were open to the process that died; failed is every other error but a refused \
+           connection. The controller is away while a sidecar is killed and started.",
+    columns: &[
+        column("longest time without an answer, ms", "gap", Spread, 1),
+        column("refused", "refused", Spread, 0),
+        column("broken", "broken", Spread, 0),
+        column("failed", "failed", Spread, 0),
+        column("answers", "answers", Median, 0),
+    ],
+}];

@@ -30,6 +30,9 @@ struct Args {
     /// These groups alone; what was measured of others stays as it is
     #[arg(long, value_enum)]
     only: Vec<Group>,
+    /// Counts instructions as well, which takes minutes
+    #[arg(long)]
+    callgrind: bool,
     #[command(flatten)]
     plan: Plan,
     /// Its part between the markers is written anew; the data is beside it, charts in the folder of its name
@@ -68,7 +71,7 @@ fn main() -> Result<()> {
                 report::write(&args.out, &results)?;
             }
             Err(error) => {
-                eprintln!("{}: {error:#}\n{}", group.name(), stage.mesh.tails());
+                eprintln!("{}\n{}: {error:#}", stage.mesh.tails(), group.name());
                 failed.push(group.name());
             }
         }
@@ -84,6 +87,7 @@ fn main() -> Result<()> {
 
 impl Args {
     fn wants(&self, group: Group) -> bool {
-        self.only.is_empty() || self.only.contains(&group)
+        let usual = self.only.is_empty() && group != Group::Instructions;
+        usual || self.only.contains(&group) || (self.callgrind && group == Group::Instructions)
     }
 }

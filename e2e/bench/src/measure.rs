@@ -167,14 +167,19 @@ pub(crate) fn pin(pid: u32, cpu: usize) -> Result<()> {
 
 /// Run time of all threads of these processes, by the scheduler's own clock.
 fn cpu_ns(pids: &[u32]) -> Result<u64> {
-    let mut sum = 0;
+    let first = |stat: &String| stat.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+    Ok(tasks(pids, "schedstat")?.iter().filter_map(first).sum())
+}
+
+/// That file of every thread of these processes.
+pub(crate) fn tasks(pids: &[u32], file: &str) -> Result<Vec<String>> {
+    let mut all = Vec::new();
     for pid in pids {
         for task in fs::read_dir(format!("/proc/{pid}/task")).context("a measured process has ended")?.flatten() {
-            let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            sum += stat.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or_default();
+            all.push(fs::read_to_string(task.path().join(file)).unwrap_or_default());
         }
     }
-    Ok(sum)
+    Ok(all)
 }
 
 /// Children that we have waited for: the load generators. In clock ticks of 10 ms.

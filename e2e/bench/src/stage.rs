@@ -8,6 +8,8 @@ use outrigger_testbed::{Machine, Mesh, Pod, PodSpec, Process, Proxies, Spec, mac
 
 use crate::{
     ask,
+    data::Table,
+    groups::memory,
     measure::{self, Cpus},
     peers::{
         Lane,
@@ -33,6 +35,8 @@ pub(crate) const ENVOY_CALLEE: &str = "bench/envoy-callee";
 pub(crate) const LIGHT: &str = "bench/light";
 /// A sidecar without a guard.
 pub(crate) const ALONE: &str = "bench/alone";
+/// With nothing in it.
+pub(crate) const SPARE: &str = "bench/spare";
 pub(crate) const SHARED: [&str; 2] = ["outrigger-system/shared-0", "outrigger-system/shared-1"];
 
 const SERVICES: &str = include_str!("services.yaml");
@@ -48,6 +52,8 @@ const FILES: u64 = 12_000;
 pub(crate) struct Stage {
     pub(crate) mesh: Mesh,
     pub(crate) dir: PathBuf,
+    /// Everyone's memory before any load.
+    pub(crate) at_rest: Table,
 }
 
 /// What stands between the load and the backend.
@@ -188,17 +194,18 @@ impl Stage {
             PodSpec::new(LIGHT).proxies(Proxies::Guard),
             PodSpec::new(ALONE).proxies(Proxies::Sidecar),
         ];
-        let peers = [NGINX, CAPTURED, HAPROXY, ENVOY, ENVOY_CALLER];
+        let peers = [NGINX, CAPTURED, HAPROXY, ENVOY, ENVOY_CALLER, SPARE];
         pods.extend(peers.map(|name| PodSpec::new(name).proxies(Proxies::None)));
         let config = vec![("services.yaml".to_owned(), SERVICES.to_owned())];
         let mesh = Mesh::start(machine, Spec { pods, config, shared: SHARED.len() })?;
-        let mut stage = Self { mesh, dir };
+        let mut stage = Self { mesh, dir, at_rest: Table::default() };
         stage.start_hops()?;
         stage.start_envoys()?;
         for way in Way::ALL {
             let subject = stage.subject(way, Speech::Http1)?;
             wait_until(&subject.name, START, || stage.answers(&subject)).with_context(|| stage.tail(way))?;
         }
+        stage.at_rest = memory::at_rest(&stage)?;
         Ok(stage)
     }
 

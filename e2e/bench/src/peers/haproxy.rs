@@ -17,8 +17,8 @@ pub(crate) fn binary() -> Result<PathBuf> {
 
 pub(crate) fn hop(dir: &Path, name: &str, backend: Ipv4Addr) -> Result<PathBuf> {
     let mut conf = String::from(
-        "global\n  nbthread 1\n  maxconn 11000\n  no strict-limits\n\
-         defaults\n  mode http\n  maxconn 11000\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+        "global\n  nbthread 1\n  maxconn 4096\n\
+         defaults\n  mode http\n  maxconn 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
          \x20 timeout http-keep-alive 1h\n  http-reuse always\n",
     );
     for lane in Lane::ALL {
