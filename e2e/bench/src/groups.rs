@@ -364,7 +364,8 @@ const MEMORY: &[Sheet] = &[
     Sheet {
         table: "connections",
         title: "10,000 idle connections, MB",
-        note: "Each has had one request answered. nginx has memory for all of its connections from the start.",
+        note: "Each has had one request answered. A guard carries 4,096 at most, so through guard and shared proxies they are \
+               4,000. nginx has memory for all of its connections from the start.",
         columns: &[
             column("RSS before", "rss before", Median, 1),
             column("with them", "rss open", Median, 1),

@@ -17,6 +17,8 @@ use crate::{
 };
 
 const CONNECTIONS: u32 = 10_000;
+/// A guard carries 4,096 at most, and a shared proxy 2,048 of one identity.
+const CARRIED: u32 = 4_000;
 const KB_PER_MB: f64 = 1024.0;
 
 /// Connections that are held open, one request behind each.
@@ -38,7 +40,6 @@ pub(crate) fn at_rest(stage: &Stage) -> Result<Table> {
 pub(super) fn memory(stage: &Stage, plan: &Plan) -> Result<Tables> {
     let idle = stage.at_rest.clone();
     let mut many = Table::default();
-    let subjects = stage.subjects(&[Way::Captured, Way::Envoy, Way::Sidecar, Way::Guard], Speech::Http1)?;
     let add = |table: &mut Table, suffix: [&'static str; 2]| -> Result<()> {
         for (name, pid) in everyone(stage)?.into_iter().filter(|(name, _)| carries_many(name)) {
             let memory = Memory::of(pid)?;
@@ -48,10 +49,13 @@ pub(super) fn memory(stage: &Stage, plan: &Plan) -> Result<Tables> {
     };
     add(&mut many, ["rss before", "anonymous before"])?;
     let mut held = Vec::new();
-    for subject in subjects {
-        eprintln!("{CONNECTIONS} connections through {}", subject.name);
+    for (way, connections) in
+        [(Way::Captured, CONNECTIONS), (Way::Envoy, CONNECTIONS), (Way::Sidecar, CONNECTIONS), (Way::Guard, CARRIED)]
+    {
+        let subject = stage.subject(way, Speech::Http1)?;
+        eprintln!("{connections} connections through {}", subject.name);
         stage.wait_carried_by(&subject)?;
-        held.push(Held::open(stage, &subject)?);
+        held.push(Held::open(stage, &subject, connections)?);
     }
     add(&mut many, ["rss open", "anonymous open"])?;
     held.into_iter().try_for_each(Held::close)?;
@@ -95,9 +99,9 @@ fn mb(kb: u64) -> f64 {
 
 impl Held {
     /// Returns when all of them are open.
-    fn open(stage: &Stage, subject: &Subject) -> Result<Self> {
+    fn open(stage: &Stage, subject: &Subject, connections: u32) -> Result<Self> {
         let mut command = load::own(stage.pod(subject.pod)?, Cpus::LOAD)?;
-        command.args(["idle", "--to", &subject.url, "--connections", &CONNECTIONS.to_string(), "--hold"]);
+        command.args(["idle", "--to", &subject.url, "--connections", &connections.to_string(), "--hold"]);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("outrigger-load idle")?;
         let mut held = Self { name: subject.name.clone(), child };
         let mut line = String::new();
