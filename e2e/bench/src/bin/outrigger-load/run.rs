@@ -59,9 +59,8 @@ struct Time {
 }
 
 pub(crate) fn run(plan: &Plan) -> Result<Report> {
-    let crowd = plan.crowd(0);
-    crowd.check(&plan.to)?;
-    ensure!(plan.threads > 0 && crowd.connections > 0, "each thread has a connection at least");
+    plan.crowd(0).check(&plan.to)?;
+    ensure!((1..=plan.connections).contains(&plan.threads), "each thread has a connection at least");
     ensure!(plan.rate.is_none_or(|rate| rate >= 0.001), "--rate is requests per second");
     ensure!(plan.rate.is_none() || plan.to.to.scheme != Scheme::TcpBulk, "{}: as fast as it goes", plan.to.to);
     let all = Duration::try_from_secs_f64(plan.warmup + plan.seconds).context("--seconds and --warmup")?;
