@@ -45,7 +45,7 @@ const CALLEE_SERVICE: &str = "10.96.0.51";
 /// For peers to answer for the first time.
 const START: Duration = Duration::from_secs(10);
 /// For a guard to give its sidecar the traffic back.
-const BACK: Duration = Duration::from_secs(60);
+const BACK: Duration = Duration::from_secs(120);
 /// What ten thousand connections and the listeners beside them need.
 const FILES: u64 = 12_000;
 
@@ -344,12 +344,12 @@ impl Stage {
             let metrics = guards.flat_map(Pod::guard_metrics);
             metrics.filter(|metric| metric.name == "outrigger_fallback_connections_total").map(|it| it.value).sum()
         };
-        let (to, namespace) = (subject.address()?, &self.pod(subject.pod)?.namespace);
+        // Whoever takes its connections takes those of every port. One that is answered has been counted.
+        let services = [Way::Sidecar, Way::SidecarPair].map(|way| self.subject(way, Speech::Http1));
+        let services = services.into_iter().collect::<Result<Vec<_>>>()?;
         wait_until(&format!("{} in the hands of its sidecars", subject.name), BACK, || {
             let before = carried();
-            // Whatever the port speaks: each is a connection that somebody accepts.
-            let opened = (0..3).all(|_| namespace.connect(to, Duration::from_secs(1)).is_ok());
-            opened && carried() <= before
+            services.iter().all(|service| self.answers(service)) && carried() <= before
         })?;
         Ok(())
     }

@@ -32,44 +32,60 @@ struct Running {
 pub(super) fn recovery(stage: &mut Stage) -> Result<Tables> {
     let mut table = Table::default();
     let pair = stage.subject(Way::SidecarPair, Speech::Http1)?;
-    let steady = Running::start(stage, &pair, 2.0)?.seen()?;
-    add(&mut table, "nothing happens", &steady);
+    let light = stage.subject(Way::Guard, Speech::Http1)?;
+    add(&mut table, "nothing happens", &during(stage, &pair, 2.0, |_| Ok(()))?);
     for _ in 0..KILLS {
-        // Soon one after the other, as they crash: the guard doesn't wait for its sidecar's trust to come back.
-        let load = Running::start(stage, &pair, 2.0)?;
-        thread::sleep(LEAD);
-        stage.mesh.kill_sidecar(CALLER)?;
-        stage.mesh.restart_sidecar(CALLER)?;
-        add(&mut table, "sidecar killed", &load.seen()?);
+        // Soon one after the other, as they crash. The first carries the traffic; the guard is slow to trust the others.
+        add(&mut table, "sidecar killed", &during(stage, &pair, 2.0, crash)?);
     }
-    stage.wait_carried_by(&stage.subject(Way::SidecarPair, Speech::Http1)?)?;
-    let load = Running::start(stage, &pair, 4.0)?;
-    thread::sleep(LEAD);
-    stage.pod(CALLER)?.sidecar()?.signal(Signal::SIGSTOP)?;
-    let seen = load.seen();
-    stage.mesh.kill_sidecar(CALLER)?;
-    stage.mesh.restart_sidecar(CALLER)?;
-    add(&mut table, "sidecar stopped", &seen?);
+    trusted_again(stage, &pair)?;
+    add(&mut table, "sidecar killed, trusted again before", &during(stage, &pair, 2.0, crash)?);
+    trusted_again(stage, &pair)?;
+    let stop = |stage: &mut Stage| stage.pod(CALLER)?.sidecar()?.signal(Signal::SIGSTOP);
+    add(&mut table, "sidecar stopped", &during(stage, &pair, 4.0, stop)?);
+    crash(stage)?;
     // One of the two carries this pod's traffic.
     for shared in SHARED {
-        let load = Running::start(stage, &stage.subject(Way::Guard, Speech::Http1)?, 3.0)?;
-        thread::sleep(LEAD);
-        stage.mesh.kill_sidecar(shared)?;
-        let seen = load.seen();
+        let kill = |stage: &mut Stage| stage.mesh.kill_sidecar(shared).map(|_| ());
+        add(&mut table, "shared proxy killed", &during(stage, &light, 3.0, kill)?);
         stage.mesh.restart_sidecar(shared)?;
-        add(&mut table, "shared proxy killed", &seen?);
     }
-    stage.wait_carried_by(&stage.subject(Way::SidecarPair, Speech::Http1)?)?;
-    let load = Running::start(stage, &pair, 4.0)?;
-    thread::sleep(LEAD);
-    stage.mesh.kill_controller()?;
-    stage.mesh.kill_sidecar(CALLER)?;
-    let restarted = stage.mesh.restart_sidecar(CALLER);
-    let seen = load.seen();
+    trusted_again(stage, &pair)?;
+    let away = |stage: &mut Stage| {
+        stage.mesh.kill_controller()?;
+        crash(stage)
+    };
+    let seen = during(stage, &pair, 4.0, away);
     stage.mesh.start_controller()?;
-    restarted.context("a sidecar's start without a controller")?;
     add(&mut table, "controller killed", &seen?);
     Ok(Tables::from([("recovery".to_owned(), table)]))
+}
+
+/// What the load sees while that happens, some time after its beginning.
+fn during(
+    stage: &mut Stage,
+    subject: &Subject,
+    seconds: f64,
+    event: impl FnOnce(&mut Stage) -> Result<()>,
+) -> Result<Seen> {
+    let load = Running::start(stage, subject, seconds)?;
+    thread::sleep(LEAD);
+    let happened = event(stage);
+    let seen = load.seen();
+    happened?;
+    seen
+}
+
+/// Kills the caller's sidecar and starts it as soon as it is gone.
+fn crash(stage: &mut Stage) -> Result<()> {
+    stage.mesh.kill_sidecar(CALLER)?;
+    stage.mesh.restart_sidecar(CALLER)?;
+    Ok(())
+}
+
+fn trusted_again(stage: &Stage, pair: &Subject) -> Result<()> {
+    eprintln!("until the guard trusts its sidecar again");
+    stage.wait_carried_by(pair)
 }
 
 fn add(table: &mut Table, name: &str, seen: &Seen) {
