@@ -14,6 +14,7 @@ mod peers;
 mod report;
 mod sheet;
 mod stage;
+mod subject;
 mod svg;
 
 use std::{path::PathBuf, time::Instant};

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     data::{Figures, Table},
     load::{Ask, Seen, field},
-    stage::{Stage, Subject},
+    stage::Stage,
+    subject::Subject,
 };
 
 /// A run beside which others used more than this share of a CPU is made again.

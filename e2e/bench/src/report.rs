@@ -11,6 +11,7 @@ use crate::{
     goals,
     groups::Group,
     measure::Plan,
+    peers::{envoy, haproxy, nginx},
 };
 
 const BEGIN: &str = "<!-- written by ./dev bench: begin -->";
@@ -76,11 +77,24 @@ fn machine() -> Result<String> {
     let model =
         info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |it| it.1);
     let cpus = info.lines().filter(|line| line.starts_with("processor")).count();
-    Ok(format!("{cpus} × {model}, Linux {}", said("uname", &["-r"])?))
+    Ok(format!("{cpus} × {model}, Linux {}, {}", said("uname", &["-r"])?, versions()?))
 }
 
-/// Names and versions of whoever is measured.
-pub(crate) fn said(program: &str, arguments: &[&str]) -> Result<String> {
+/// Of those that are measured, and of wrk.
+fn versions() -> Result<String> {
+    let of = |program: &Path, argument: &str| said(&program.display().to_string(), &[argument]);
+    let word = |text: &str, at: usize| text.split([' ', '/']).nth(at).unwrap_or("unknown").to_owned();
+    // `nginx version: nginx/1.2.3`, `HAProxy version 1.2.3-4 ...`, `FILE  version: HASH/1.2.3/...`, `wrk debian/1.2.3 ...`
+    let nginx = word(&of(&nginx::binary()?, "-v")?, 3);
+    let haproxy = word(&of(&haproxy::binary()?, "-v")?, 2);
+    let envoy = of(&envoy::binary()?, "--version")?;
+    let envoy = word(envoy.split_once("version: ").map_or("", |(_, version)| version), 1);
+    let wrk = word(&said("wrk", &["-v"])?, 2);
+    Ok(format!("nginx {nginx}, HAProxy {haproxy}, Envoy {envoy}, wrk {wrk}"))
+}
+
+/// The first line that a program prints.
+fn said(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
     // nginx says its version on its error output.
     let text = [output.stdout, output.stderr].concat();

@@ -108,8 +108,9 @@ mod tests {
         assert_eq!(of(Show::Added("no proxy"), "pair"), Some(vec![3.0, 6.0]));
         assert_eq!(of(Show::AddedRatio("no proxy", "nginx"), "pair"), Some(vec![3.0, 3.0]));
         assert_eq!(of(Show::Ratio("nowhere"), "pair"), None);
-        let columns = &[column("added", "p50", Show::Added("no proxy"), 0), column("none", "cpu", Show::Median, 0)];
-        let sheet = Sheet { table: "c1", title: "One", note: "", columns };
+        const COLUMNS: &[Column] =
+            &[column("added", "p50", Show::Added("no proxy"), 0), column("none", "cpu", Show::Median, 0)];
+        let sheet = Sheet { table: "c1", title: "One", note: "", columns: COLUMNS };
         let want = "\n**One**\n\n| | added | none |\n|---|---|---|\n| no proxy | – | – |\n| nginx | 2 (1..2) | – |\n\
                     | pair | 4 (3..6) | – |\n";
         assert_eq!(sheet.markdown(&table), want);

@@ -14,7 +14,7 @@ const HEAD: f64 = 44.0;
 /// Colours are classes, so that a reader's preference can turn them.
 const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#24292f}.title{font-weight:600;font-size:14px}\
     .note{fill:#57606a}.grid{stroke:#d0d7de}.spread{stroke:#24292f}.ours{fill:#0969da;stroke:#0969da}\
-    .other{fill:#8c959f;stroke:#8c959f}line,polyline{stroke-width:1.5}polyline{fill:none}.c0{stroke:#8c959f}\
+    .other{fill:#8c959f;stroke:#8c959f}line,polyline{stroke-width:2}polyline{fill:none}.c0{stroke:#8c959f}\
     .c1{stroke:#bf8700}.c2{stroke:#0969da}.c3{stroke:#cf222e}.c4{stroke:#1a7f37}\
     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.note{fill:#9198a1}.grid{stroke:#3d444d}.spread{stroke:#e6edf3}\
     .ours{fill:#4493f8;stroke:#4493f8}.other{fill:#656c76;stroke:#656c76}.c0{stroke:#9198a1}.c1{stroke:#d29922}\
@@ -46,12 +46,12 @@ pub(crate) fn bars(title: &str, bars: &[Bar], digits: usize) -> String {
         let top = HEAD + STEP * index as f64;
         let (middle, class) = (top + BAR / 2.0, if *ours { "ours" } else { "other" });
         // Writing to a String can't fail.
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>\
              <rect class=\"{class}\" x=\"{LEFT}\" y=\"{top:.0}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\"/>\
              <line class=\"spread\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle:.0}\" y2=\"{middle:.0}\"/>\
-             <text x=\"{:.1}\" y=\"{:.0}\">{:.digits$}</text>\n",
+             <text x=\"{:.1}\" y=\"{:.0}\">{:.digits$}</text>",
             LEFT - 8.0,
             middle + 4.0,
             escaped(name),
@@ -108,12 +108,14 @@ pub(crate) fn panels(title: &str, abscissa: &str, panels: &[Panel]) -> String {
                 line.points.iter().map(|(at, value)| format!("{:.1},{:.1}", x(*at), y(*value))).collect();
             let _ = writeln!(out, "<polyline class=\"c{number}\" points=\"{}\"/>", points.join(" "));
         }
-        let _ = writeln!(
-            out,
-            "<text class=\"note\" x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{widest:.0} %</text>",
-            start + width,
-            top + PLOT + 18.0
-        );
+        for (at, _) in lines.first().map(|line| line.points.as_slice()).unwrap_or_default() {
+            let _ = writeln!(
+                out,
+                "<text class=\"note\" x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"middle\">{at:.0}</text>",
+                x(*at),
+                top + PLOT + 18.0
+            );
+        }
     }
     let _ = writeln!(
         out,
@@ -155,4 +157,25 @@ fn duration(us: f64) -> String {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_as_long_as_their_medians() {
+        let bar = |name: &str, median| Bar {
+            name: name.to_owned(),
+            spread: Spread { median, least: median, most: median },
+            ours: false,
+        };
+        let svg = bars("a < b", &[bar("one", 1.0), bar("two", 2.0)], 1);
+        assert!(svg.contains("<title>a &lt; b</title>"), "{svg}");
+        let widths: Vec<f64> = svg
+            .lines()
+            .filter_map(|line| line.split_once("<rect")?.1.split_once("width=\"")?.1.split_once('"')?.0.parse().ok())
+            .collect();
+        assert_eq!(widths, [235.0, 470.0], "{svg}");
+    }
 }

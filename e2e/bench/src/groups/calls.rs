@@ -14,7 +14,8 @@ use crate::{
     data::{Table, Tables},
     load::{Ask, Seen},
     measure::{Cpus, Plan, tasks},
-    stage::{Speech, Stage, Subject, Way},
+    stage::Stage,
+    subject::{Speech, Subject, Way},
 };
 
 const TRACEFS: &str = "/sys/kernel/tracing";

@@ -15,7 +15,8 @@ use crate::{
     ask,
     data::{Table, Tables},
     peers::{Lane, nginx},
-    stage::{ALONE, PLAIN, SPARE, Speech, Stage, Way},
+    stage::{ALONE, PLAIN, SPARE, Stage},
+    subject::{Speech, Way},
 };
 
 const REQUESTS: usize = 2000;

@@ -13,7 +13,8 @@ use crate::{
     data::{Figures, Table, Tables},
     load,
     measure::{Cpus, Memory, Plan},
-    stage::{CALLER, CAPTURED, ENVOY, HAPROXY, LIGHT, NGINX, SHARED, Speech, Stage, Subject, Way},
+    stage::{CALLER, CAPTURED, ENVOY, HAPROXY, LIGHT, NGINX, SHARED, Stage},
+    subject::{Speech, Subject, Way},
 };
 
 const CONNECTIONS: u32 = 10_000;

@@ -13,7 +13,8 @@ use crate::{
     data::{Figures, Table, Tables},
     load::{Ask, Seen},
     measure::Cpus,
-    stage::{CALLER, SHARED, Speech, Stage, Subject, Way},
+    stage::{CALLER, SHARED, Stage},
+    subject::{Speech, Subject, Way},
 };
 
 const RATE: f64 = 500.0;

@@ -14,7 +14,8 @@ use crate::{
     ask,
     data::{Table, Tables},
     measure::Plan,
-    stage::{ALONE, ENVOY_CALLER, Speech, Stage, Way},
+    stage::{ALONE, ENVOY_CALLER, Stage},
+    subject::{Speech, Way},
 };
 
 /// Between two looks. Short beside what is measured, and leaves most of the CPU to who starts.

@@ -7,7 +7,8 @@ use crate::{
     load::Ask,
     measure::{Cpus, Plan},
     peers::nginx::BODY,
-    stage::{Speech, Stage, Subject, Way},
+    stage::Stage,
+    subject::{Speech, Subject, Way},
 };
 
 /// Requests under way, where CPU time is what is measured.
