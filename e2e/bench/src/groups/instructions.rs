@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use outrigger_testbed::{Process, net::Namespace, probe::wait_until};
 
 use crate::{
@@ -52,7 +53,12 @@ fn nginx(stage: &Stage, requests: usize) -> Result<f64> {
     let mut process = Process::spawn("nginx under valgrind", command, &stage.dir.join("counted.log"))?;
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, Lane::Http1.port()));
     send(namespace, to, requests).with_context(|| process.tail())?;
-    process.terminate(PATIENCE)?;
+    process.signal(Signal::SIGTERM)?;
+    wait_until("nginx's end", PATIENCE, || {
+        // In a single process it looks at the signal when something else has happened.
+        let _ = namespace.connect(to, PATIENCE);
+        !process.is_running()
+    })?;
     total(&out)
 }
 
