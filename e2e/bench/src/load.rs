@@ -13,7 +13,7 @@ pub(crate) struct Ask {
     /// Under way at once on each connection, where the protocol has that.
     pub(crate) streams: u32,
     pub(crate) seconds: f64,
-    /// What isn't counted at the beginning. CPU time is, so runs that count it have none.
+    /// Seconds at the beginning that latency isn't taken of.
     pub(crate) warmup: f64,
     /// Bytes of a message, where the load says how many.
     pub(crate) size: usize,
@@ -28,6 +28,8 @@ pub(crate) struct Ask {
 #[serde(default)]
 pub(crate) struct Seen {
     pub(crate) requests: u64,
+    /// Answered before those.
+    pub(crate) warmup_requests: u64,
     pub(crate) errors: u64,
     pub(crate) error_kinds: BTreeMap<String, u64>,
     pub(crate) seconds: f64,

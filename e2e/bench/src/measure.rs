@@ -91,17 +91,27 @@ impl Plan {
     /// A run under load, the least disturbed of a few; the first one that wasn't disturbed ends them.
     pub(crate) fn steady(&self, stage: &Stage, subject: &Subject, ask: &Ask) -> Result<Figures> {
         let mut best: Option<(f64, Figures)> = None;
+        let mut reason = String::new();
+        let mut discarded = 0.0;
         for _ in 0..self.tries.max(1) {
-            let again = counted(stage, subject, ask)?;
-            let better = best.as_ref().is_none_or(|(others, _)| again.as_ref().is_some_and(|again| again.0 < *others));
-            best = if better { again.or(best) } else { best };
-            if best.as_ref().is_some_and(|(others, _)| *others <= STRANGERS) {
-                break;
+            match counted(stage, subject, ask)? {
+                Ok((others, figures)) => {
+                    if best.as_ref().is_none_or(|(least, _)| others < *least) {
+                        best = Some((others, figures));
+                    }
+                    if others <= STRANGERS {
+                        break;
+                    }
+                }
+                Err(why) => {
+                    eprintln!("a run of {} counts for nothing: {why}", subject.name);
+                    reason = why;
+                    discarded += 1.0;
+                }
             }
         }
-        let (_, figures) = best.with_context(|| {
-            format!("{}: its guard took over each time, since it got too little CPU time", subject.name)
-        })?;
+        let (_, mut figures) = best.with_context(|| format!("no run of {} counts: {reason}", subject.name))?;
+        figures.push(("discarded", discarded));
         Ok(figures)
     }
 }
@@ -122,26 +132,31 @@ impl Cpus {
     }
 }
 
-/// What others used meanwhile, in CPUs, and the figures. None if it wasn't the subject that carried the load: a sidecar
-/// that answers its guard too late on a busy machine is taken for hung.
-fn counted(stage: &Stage, subject: &Subject, ask: &Ask) -> Result<Option<(f64, Figures)>> {
+/// What others used meanwhile, in CPUs, and the figures; or why the run counts for nothing.
+fn counted(stage: &Stage, subject: &Subject, ask: &Ask) -> Result<Result<(f64, Figures), String>> {
     stage.wait_carried_by(subject)?;
     let backends = stage.backends()?;
     let guard_before = cpu_ns(&subject.guards)?;
     let ours = || -> Result<u64> { Ok(cpu_ns(&subject.pids)? + cpu_ns(&backends)? + children_ns()?) };
     let (before, ours_before, busy_before, start) = (cpu_ns(&subject.pids)?, ours()?, busy_ns()?, Instant::now());
-    let seen = ask.run(stage.pod(subject.pod)?, Cpus::LOAD, &subject.url)?.without_errors(&subject.name)?;
+    let seen = ask.run(stage.pod(subject.pod)?, Cpus::LOAD, &subject.url)?;
     let (after, ours_after, busy_after) = (cpu_ns(&subject.pids)?, ours()?, busy_ns()?);
     let elapsed = start.elapsed().as_nanos() as f64;
     let others = busy_after.saturating_sub(busy_before).saturating_sub(ours_after - ours_before) as f64 / elapsed;
     let cpu = (after - before) as f64;
-    let carried = (cpu_ns(&subject.guards)? - guard_before) as f64 <= IDLE_GUARD * cpu;
-    Ok(carried.then(|| (others, figures(&seen, cpu, others))))
+    // A sidecar that answers its guard too late, as on a busy machine, is taken for hung.
+    if (cpu_ns(&subject.guards)? - guard_before) as f64 > IDLE_GUARD * cpu {
+        return Ok(Err("the guard took over from the sidecar, which got too little CPU time".to_owned()));
+    }
+    if seen.errors > 0 || seen.requests == 0 {
+        return Ok(Err(format!("{} answers, errors {:?}", seen.requests, seen.error_kinds)));
+    }
+    Ok(Ok((others, figures(&seen, cpu, others))))
 }
 
 fn figures(seen: &Seen, cpu_ns: f64, others: f64) -> Figures {
     let mut figures = vec![
-        ("cpu", cpu_ns / seen.requests as f64 / 1000.0),
+        ("cpu", cpu_ns / (seen.requests + seen.warmup_requests) as f64 / 1000.0),
         ("rate", seen.rate),
         ("p50", seen.latency_us.p50),
         ("p99", seen.latency_us.p99),

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    data::{Figures, Table, Tables},
+    data::{Table, Tables},
     load::Ask,
     measure::{Cpus, Plan},
     peers::nginx::BODY,
@@ -127,17 +127,10 @@ pub(super) fn open_loop(stage: &Stage, plan: &Plan) -> Result<Tables> {
         let rate = (slowest * f64::from(percent) / 100.0).round();
         let ask = Ask { rate: Some(rate), seconds: 2.0 * plan.seconds(), warmup: 0.5, ..many(&plan) };
         let what = format!("{percent} % load, {rate} requests/s");
-        let table = plan.mirrored(&what, &subjects, |subject| latencies(stage, subject, &ask))?;
+        let table = plan.mirrored(&what, &subjects, |subject| plan.steady(stage, subject, &ask))?;
         tables.insert(format!("p{percent}"), table);
     }
     Ok(tables)
-}
-
-/// Without CPU time, which would be that of the warm-up, too.
-fn latencies(stage: &Stage, subject: &Subject, ask: &Ask) -> Result<Figures> {
-    let seen = ask.run(stage.pod(subject.pod)?, Cpus::LOAD, &subject.url)?.without_errors(&subject.name)?;
-    let latency = seen.latency_us;
-    Ok(vec![("rate", seen.rate), ("p50", latency.p50), ("p99", latency.p99), ("p999", latency.p999)])
 }
 
 fn loaded(stage: &Stage, plan: &Plan, what: &str, subjects: &[Subject], cpus: Cpus, ask: &Ask) -> Result<Table> {
