@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// For how long the last requests are waited for. What is still under way then has failed.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Plan {
