@@ -1,36 +1,44 @@
-//! One run of load and what it cost. Reads `/proc`; knows nothing of what is measured.
+//! What a run of load cost those who carried it. Reads `/proc`; knows nothing of who they are.
 
-use std::{fmt, fs, process::Command, time::Instant};
+use std::{fs, process::Command, time::Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::stage::{Stage, Subject, pinned};
+use crate::{
+    data::{Figures, Table},
+    load::{Ask, Seen, field},
+    stage::Stage,
+    subject::Subject,
+};
 
-/// Connections of the load that CPU time is measured under.
-pub(crate) const MANY: u32 = 32;
-/// A run beside which others used more than this share of a CPU is made again, so many times at most.
+/// A run beside which others used more than this share of a CPU is made again.
 const STRANGERS: f64 = 0.10;
-const TRIES: usize = 4;
+/// A guard that takes more than this share of what its sidecar does carries traffic.
+const IDLE_GUARD: f64 = 0.05;
 
+/// How often, and for how long.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Plan {
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: usize,
+    /// Of one run
+    #[arg(long, default_value_t = 2)]
+    pub(crate) seconds: u32,
+    /// Of one run beside which others used a tenth of a CPU
+    #[arg(long, default_value_t = 4)]
+    pub(crate) tries: usize,
+    /// Between the end of idle connections and the second look at memory
+    #[arg(long, default_value_t = 60)]
+    pub(crate) settle: u32,
+}
+
+/// Who runs where.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Cpus {
     /// The proxies have one to themselves; load and backend share the other.
     Apart,
-    /// One for everything, and one connection.
+    /// One for everything.
     Together,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Run {
-    /// Microseconds of the proxies' CPU time per request.
-    pub(crate) cpu: f64,
-    /// Requests per second.
-    pub(crate) rate: f64,
-    /// Microseconds.
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-    /// What everybody else on the machine used meanwhile, in CPUs.
-    pub(crate) strangers: f64,
 }
 
 /// Kilobytes, from `smaps_rollup`.
@@ -42,6 +50,77 @@ pub(crate) struct Memory {
     pub(crate) private_dirty: u64,
 }
 
+// === impl Plan ===
+
+impl Plan {
+    pub(crate) fn seconds(&self) -> f64 {
+        f64::from(self.seconds)
+    }
+
+    /// For what no goal hangs on.
+    pub(crate) fn fewer(&self) -> Self {
+        Self { rounds: (self.rounds * 3).div_ceil(5), ..*self }
+    }
+
+    /// All subjects in every round, A B C and then C B A, so that what changes with time falls on all of them.
+    pub(crate) fn mirrored(
+        &self,
+        what: &str,
+        subjects: &[Subject],
+        mut run: impl FnMut(&Subject) -> Result<Figures>,
+    ) -> Result<Table> {
+        let mut table = Table::default();
+        for round in 0..self.rounds.max(1) {
+            let mut order: Vec<_> = (0..subjects.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            let mut done = vec![Figures::new(); subjects.len()];
+            for index in order {
+                let figures = run(&subjects[index]).with_context(|| format!("{what}: {}", subjects[index].name))?;
+                eprintln!("{what}, round {}: {:26} {}", round + 1, subjects[index].name, shown(&figures));
+                done[index] = figures;
+            }
+            for (subject, figures) in subjects.iter().zip(&done) {
+                table.add(&subject.name, figures);
+            }
+        }
+        Ok(table)
+    }
+
+    /// A run under load, the least disturbed of a few; the first one that wasn't disturbed ends them.
+    pub(crate) fn steady(&self, stage: &Stage, subject: &Subject, ask: &Ask) -> Result<Figures> {
+        let mut best: Option<(f64, Figures)> = None;
+        let mut reason = String::new();
+        let mut discarded = 0.0;
+        for _ in 0..self.tries.max(1) {
+            match counted(stage, subject, ask)? {
+                Ok((others, figures)) => {
+                    if best.as_ref().is_none_or(|(least, _)| others < *least) {
+                        best = Some((others, figures));
+                    }
+                    if others <= STRANGERS {
+                        break;
+                    }
+                }
+                Err(why) => {
+                    eprintln!("a run of {} counts for nothing: {why}", subject.name);
+                    reason = why;
+                    discarded += 1.0;
+                }
+            }
+        }
+        let (_, mut figures) = best.with_context(|| format!("no run of {} counts: {reason}", subject.name))?;
+        figures.push(("discarded", discarded));
+        Ok(figures)
+    }
+}
+
+fn shown(figures: &Figures) -> String {
+    let texts: Vec<_> = figures.iter().map(|(name, value)| format!("{name} {value:.1}")).collect();
+    texts.join("  ")
+}
+
 impl Cpus {
     pub(crate) const LOAD: usize = 0;
 
@@ -51,81 +130,43 @@ impl Cpus {
             Self::Together => Self::LOAD,
         }
     }
-
-    fn connections(self) -> u32 {
-        match self {
-            Self::Apart => MANY,
-            Self::Together => 1,
-        }
-    }
 }
 
-impl fmt::Display for Run {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cpu, rate, p50, p99, strangers } = self;
-        write!(f, "{cpu:6.1} us CPU/request {rate:7.0}/s p50 {p50:.0} p99 {p99:.0} us, others {strangers:.2} CPU")
-    }
-}
-
-/// The least disturbed of a few runs; the first one that wasn't disturbed ends them.
-pub(crate) fn steady(stage: &Stage, subject: &Subject, cpus: Cpus, seconds: u64) -> Result<Run> {
-    let mut best = run(stage, subject, cpus, seconds)?;
-    for _ in 1..TRIES {
-        if best.strangers <= STRANGERS {
-            break;
-        }
-        let again = run(stage, subject, cpus, seconds)?;
-        if again.strangers < best.strangers {
-            best = again;
-        }
-    }
-    Ok(best)
-}
-
-fn run(stage: &Stage, subject: &Subject, cpus: Cpus, seconds: u64) -> Result<Run> {
+/// What others used meanwhile, in CPUs, and the figures; or why the run counts for nothing.
+fn counted(stage: &Stage, subject: &Subject, ask: &Ask) -> Result<Result<(f64, Figures), String>> {
+    stage.wait_carried_by(subject)?;
     let backends = stage.backends()?;
+    let guard_before = cpu_ns(&subject.guards)?;
     let ours = || -> Result<u64> { Ok(cpu_ns(&subject.pids)? + cpu_ns(&backends)? + children_ns()?) };
-    let mut wrk = pinned(stage.pod(subject.pod)?, Cpus::LOAD, "wrk");
-    let (connections, duration) = (cpus.connections().to_string(), format!("{seconds}s"));
-    wrk.args(["--latency", "-t1", "-c", &connections, "-d", &duration, &subject.url]);
     let (before, ours_before, busy_before, start) = (cpu_ns(&subject.pids)?, ours()?, busy_ns()?, Instant::now());
-    let output = wrk.output().context("wrk (Debian package wrk)")?;
+    let seen = ask.run(stage.pod(subject.pod)?, Cpus::LOAD, &subject.url)?;
     let (after, ours_after, busy_after) = (cpu_ns(&subject.pids)?, ours()?, busy_ns()?);
     let elapsed = start.elapsed().as_nanos() as f64;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&output.stderr));
-    if text.contains("Non-2xx") || text.contains("Socket errors") {
-        bail!("{}: {text}", subject.name);
+    let others = busy_after.saturating_sub(busy_before).saturating_sub(ours_after - ours_before) as f64 / elapsed;
+    let cpu = (after - before) as f64;
+    // A sidecar that answers its guard too late, as on a busy machine, is taken for hung.
+    if (cpu_ns(&subject.guards)? - guard_before) as f64 > IDLE_GUARD * cpu {
+        return Ok(Err("the guard took over from the sidecar, which got too little CPU time".to_owned()));
     }
-    let requests: f64 = before_word(&text, "requests in").and_then(|n| n.parse().ok()).context("wrk's count")?;
-    let others = busy_after.saturating_sub(busy_before).saturating_sub(ours_after - ours_before);
-    Ok(Run {
-        cpu: (after - before) as f64 / requests / 1000.0,
-        rate: field(&text, "Requests/sec:").and_then(|rate| rate.parse().ok()).context("wrk's rate")?,
-        p50: field(&text, "50%").and_then(micros).context("wrk's p50")?,
-        p99: field(&text, "99%").and_then(micros).context("wrk's p99")?,
-        strangers: others as f64 / elapsed,
-    })
+    if seen.errors > 0 || seen.requests == 0 {
+        return Ok(Err(format!("{} answers, errors {:?}", seen.requests, seen.error_kinds)));
+    }
+    Ok(Ok((others, figures(&seen, cpu, others))))
 }
 
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim)
-}
-
-fn before_word<'a>(text: &'a str, words: &str) -> Option<&'a str> {
-    text.split(words).next().filter(|before| before.len() < text.len())?.split_whitespace().last()
-}
-
-/// wrk writes `12.00us`, `1.20ms`, `2.00s`.
-fn micros(text: &str) -> Option<f64> {
-    let digits = text.trim_end_matches(char::is_alphabetic);
-    let factor = match &text[digits.len()..] {
-        "us" => 1.0,
-        "ms" => 1e3,
-        "s" => 1e6,
-        _ => return None,
-    };
-    Some(digits.parse::<f64>().ok()? * factor)
+fn figures(seen: &Seen, cpu_ns: f64, others: f64) -> Figures {
+    let mut figures = vec![
+        ("cpu", cpu_ns / (seen.requests + seen.warmup_requests) as f64 / 1000.0),
+        ("rate", seen.rate),
+        ("p50", seen.latency_us.p50),
+        ("p99", seen.latency_us.p99),
+        ("others", others),
+    ];
+    figures.extend(seen.latency_us.p999.is_finite().then_some(("p999", seen.latency_us.p999)));
+    // Of a run without a proxy there is none.
+    let gb_per_cpu_second = seen.bytes as f64 / cpu_ns;
+    figures.extend((seen.bytes > 0 && cpu_ns > 0.0).then_some(("gb", gb_per_cpu_second)));
+    figures
 }
 
 /// The process and its children.
@@ -142,14 +183,19 @@ pub(crate) fn pin(pid: u32, cpu: usize) -> Result<()> {
 
 /// Run time of all threads of these processes, by the scheduler's own clock.
 fn cpu_ns(pids: &[u32]) -> Result<u64> {
-    let mut sum = 0;
+    let first = |stat: &String| stat.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+    Ok(tasks(pids, "schedstat")?.iter().filter_map(first).sum())
+}
+
+/// That file of every thread of these processes.
+pub(crate) fn tasks(pids: &[u32], file: &str) -> Result<Vec<String>> {
+    let mut all = Vec::new();
     for pid in pids {
         for task in fs::read_dir(format!("/proc/{pid}/task")).context("a measured process has ended")?.flatten() {
-            let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            sum += stat.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or_default();
+            all.push(fs::read_to_string(task.path().join(file)).unwrap_or_default());
         }
     }
-    Ok(sum)
+    Ok(all)
 }
 
 /// Children that we have waited for: the load generators. In clock ticks of 10 ms.

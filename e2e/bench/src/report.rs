@@ -1,157 +1,103 @@
-//! What was measured, as the part of `docs/benchmarks.md` between its markers.
+//! `docs/benchmarks.md` between its markers, made of the data alone.
 
-use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
+use std::{fmt::Write as _, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::{
-    Args, Series,
-    measure::{MANY, Memory, Run},
-    stage::Starts,
+    charts,
+    data::{Measured, Results, Tables},
+    goals,
+    groups::Group,
+    measure::Plan,
+    peers::{envoy, haproxy, nginx},
 };
 
 const BEGIN: &str = "<!-- written by ./dev bench: begin -->";
 const END: &str = "<!-- written by ./dev bench: end -->";
 
-type Memories = [(&'static str, Memory)];
-
-pub(crate) fn text(
-    args: &Args,
-    busy: &Series,
-    serial: &Series,
-    idle: &Memories,
-    loaded: &Memories,
-    starts: &Starts,
-) -> Result<String> {
-    let mut out = machine(args)?;
-    writeln!(out, "\n### {MANY} connections, proxies alone on a CPU\n")?;
-    writeln!(out, "| | µs CPU per request | × nginx | requests/s | others' CPU |\n|---|---|---|---|---|")?;
-    for (index, subject) in busy.subjects.iter().enumerate() {
-        let ratios = busy.ratios(index, |round, it| round[it].cpu);
-        let (cpu, rate) = (busy.of(index, |run| run.cpu), busy.of(index, |run| run.rate));
-        let others = busy.of(index, |run| run.strangers);
-        writeln!(
-            out,
-            "| {} | {} | {} | {:.0} | {:.2} |",
-            subject.name,
-            spread(&cpu, 1),
-            spread(&ratios, 2),
-            median(&rate),
-            median(&others)
-        )?;
-    }
-    writeln!(out, "\n### One connection, everything on one CPU\n")?;
-    writeln!(
-        out,
-        "| | p50 µs | added p50 | added p50 × nginx | p99 µs | added p99 | µs CPU per request | others' CPU |"
-    )?;
-    writeln!(out, "|---|---|---|---|---|---|---|---|")?;
-    for (index, subject) in serial.subjects.iter().enumerate() {
-        let added = |of: fn(&Run) -> f64| serial.each(move |round| of(&round[index]) - of(&round[0]));
-        let ratio = if index == 0 {
-            "–".to_owned()
-        } else {
-            spread(&serial.each(|round| (round[index].p50 - round[0].p50) / (round[1].p50 - round[0].p50)), 2)
-        };
-        writeln!(
-            out,
-            "| {} | {:.0} | {} | {ratio} | {:.0} | {} | {} | {:.2} |",
-            subject.name,
-            median(&serial.of(index, |run| run.p50)),
-            spread(&added(|run| run.p50), 0),
-            median(&serial.of(index, |run| run.p99)),
-            spread(&added(|run| run.p99), 0),
-            spread(&serial.of(index, |run| run.cpu), 1),
-            median(&serial.of(index, |run| run.strangers)),
-        )?;
-    }
-    writeln!(out, "\n### Memory, MB\n")?;
-    writeln!(
-        out,
-        "| | RSS idle | PSS idle | anonymous | private dirty | RSS after the load above |\n|---|---|---|---|---|---|"
-    )?;
-    for ((name, at_rest), (_, after)) in idle.iter().zip(loaded) {
-        let mb = |kb: u64| kb as f64 / 1024.0;
-        let Memory { rss, pss, anonymous, private_dirty } = *at_rest;
-        writeln!(
-            out,
-            "| {name} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} |",
-            mb(rss),
-            mb(pss),
-            mb(anonymous),
-            mb(private_dirty),
-            mb(after.rss)
-        )?;
-    }
-    writeln!(out, "\n### Start of a sidecar: process start to ready, ms\n")?;
-    writeln!(out, "| | median (min..max) |\n|---|---|")?;
-    for (name, all) in [("nothing on disk", &starts.fresh), ("from its last good state", &starts.from_disk)] {
-        let ms: Vec<_> = all.iter().map(Duration::as_secs_f64).map(|seconds| seconds * 1000.0).collect();
-        writeln!(out, "| {name} | {} |", spread(&ms, 1))?;
-    }
-    Ok(out)
+/// One group's figures, and what they were measured on.
+pub(crate) fn measured(tables: Tables, plan: &Plan) -> Result<Measured> {
+    let Plan { rounds, seconds, .. } = plan;
+    Ok(Measured {
+        at: said("date", &["--utc", "+%Y-%m-%d %H:%M"])?,
+        machine: machine()?,
+        options: format!("--rounds {rounds} --seconds {seconds}"),
+        tables,
+    })
 }
 
-/// Replaces what is between the markers.
-pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
-    let page = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let (head, rest) = page.split_once(BEGIN).context("no begin marker")?;
+/// Writes page and charts anew.
+pub(crate) fn write(page: &Path, results: &Results) -> Result<()> {
+    let folder = page.with_extension("");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let mut charts = Vec::new();
+    for (name, title, svg) in charts::all(results) {
+        let path = folder.join(&name).with_extension("svg");
+        fs::write(&path, svg).with_context(|| path.display().to_string())?;
+        charts.push((name, title));
+    }
+    let old = fs::read_to_string(page).with_context(|| page.display().to_string())?;
+    let (head, rest) = old.split_once(BEGIN).context("no begin marker")?;
     let (_, tail) = rest.split_once(END).context("no end marker")?;
-    fs::write(path, format!("{head}{BEGIN}\n\n{text}\n{END}{tail}")).with_context(|| path.display().to_string())
+    let folder = folder.file_name().context("the page's name")?.to_string_lossy().into_owned();
+    let text = text(results, &charts, &folder);
+    fs::write(page, format!("{head}{BEGIN}\n\n{text}\n{END}{tail}")).with_context(|| page.display().to_string())
 }
 
-fn machine(args: &Args) -> Result<String> {
-    let said = |program: &str, arguments: &[&str]| -> Result<String> {
-        let output = Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
-        // nginx says its version on its error output.
-        let text = [output.stdout, output.stderr].concat();
-        Ok(String::from_utf8_lossy(&text).trim().lines().next().unwrap_or_default().trim().to_owned())
-    };
+fn text(results: &Results, charts: &[(String, String)], folder: &str) -> String {
+    let mut out = format!("### Goals\n\n{}\n", goals::markdown(results));
+    // Writing to a String can't fail.
+    for (name, title) in charts {
+        let _ = writeln!(out, "![{title}]({folder}/{name}.svg)\n");
+    }
+    for group in Group::value_variants() {
+        let Some(measured) = results.0.get(group.name()) else { continue };
+        let _ = writeln!(out, "### {}", group.title());
+        for sheet in group.sheets() {
+            if let Some(table) = measured.tables.get(sheet.table) {
+                out.push_str(&sheet.markdown(table));
+            }
+        }
+        let _ = writeln!(
+            out,
+            "\n<sub>{} UTC, {}; `--only {} {}`</sub>\n",
+            measured.at,
+            measured.machine,
+            group.name(),
+            measured.options
+        );
+    }
+    out.trim_end().to_owned() + "\n"
+}
+
+fn machine() -> Result<String> {
     let info = fs::read_to_string("/proc/cpuinfo")?;
     let model =
         info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |it| it.1);
     let cpus = info.lines().filter(|line| line.starts_with("processor")).count();
-    Ok(format!(
-        "Measured {} on {cpus} × {model} (a virtual machine if the model says no more), Linux {}, {}, wrk {}; \
-         `./dev bench --rounds {} --seconds {}`.\n",
-        said("date", &["--utc", "+%Y-%m-%d %H:%M UTC"])?,
-        said("uname", &["-r"])?,
-        said("/usr/sbin/nginx", &["-v"])?.trim_start_matches("nginx version: "),
-        said("wrk", &["-v"])?.split_whitespace().nth(1).unwrap_or_default(),
-        args.rounds,
-        args.seconds,
-    ))
+    Ok(format!("{cpus} × {model}, Linux {}, {}", said("uname", &["-r"])?, versions()?))
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        even if even % 2 == 0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        _ => sorted[middle],
-    }
+/// Of those that are measured, and of wrk.
+fn versions() -> Result<String> {
+    let of = |program: &Path, argument: &str| said(&program.display().to_string(), &[argument]);
+    let word = |text: &str, at: usize| text.split([' ', '/']).nth(at).unwrap_or("unknown").to_owned();
+    // `nginx version: nginx/1.2.3`, `HAProxy version 1.2.3-4 ...`, `FILE  version: HASH/1.2.3/...`, `wrk debian/1.2.3 ...`
+    let nginx = word(&of(&nginx::binary()?, "-v")?, 3);
+    let haproxy = word(&of(&haproxy::binary()?, "-v")?, 2);
+    let envoy = of(&envoy::binary()?, "--version")?;
+    let envoy = word(envoy.split_once("version: ").map_or("", |(_, version)| version), 1);
+    let wrk = word(&said("wrk", &["-v"])?, 2);
+    Ok(format!("nginx {nginx}, HAProxy {haproxy}, Envoy {envoy}, wrk {wrk}"))
 }
 
-/// Median and, in brackets, least and most.
-fn spread(values: &[f64], digits: usize) -> String {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{:.digits$} ({least:.digits$}..{most:.digits$})", median(values))
-}
-
-impl Series {
-    fn each(&self, of: impl Fn(&[Run]) -> f64) -> Vec<f64> {
-        self.runs.iter().map(|round| of(round)).collect()
-    }
-
-    fn of(&self, index: usize, of: fn(&Run) -> f64) -> Vec<f64> {
-        self.each(|round| of(&round[index]))
-    }
-
-    /// To the first subject, in the same round.
-    fn ratios(&self, index: usize, of: fn(&[Run], usize) -> f64) -> Vec<f64> {
-        self.each(|round| of(round, index) / of(round, 0))
-    }
+/// The first line that a program prints.
+fn said(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
+    // nginx says its version on its error output.
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned())
 }

@@ -1,89 +1,136 @@
-//! The mesh and the nginx processes that are measured.
+//! The mesh, the peers and the backends that are measured, all of them up at once, each in a pod of its own.
 
-use std::{fs, io, path::Path, process::Command, time::Duration};
+use std::{io, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use outrigger_testbed::{Machine, Mesh, Pod, PodSpec, Process, Proxies, Spec, probe};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use outrigger_testbed::{Machine, Mesh, Pod, PodSpec, Process, Proxies, Spec, machine::binary, probe::wait_until};
 
-use crate::measure::{self, Cpus, Memory};
+use crate::{
+    ask,
+    data::Table,
+    groups::memory,
+    measure::{self, Cpus},
+    peers::{
+        Lane,
+        envoy::{self, Place},
+        haproxy,
+        nginx::{self, BODY},
+        pki,
+    },
+    subject::{Speech, Subject, Way},
+};
 
-const CALLER: &str = "bench/caller";
-const CALLEE: &str = "bench/callee";
+pub(crate) const CALLER: &str = "bench/caller";
+pub(crate) const CALLEE: &str = "bench/callee";
 /// Not meshed: what every single hop leads to.
-const PLAIN: &str = "bench/plain";
-const HOP: &str = "bench/hop";
-/// An nginx hop behind the same kind of redirection as a sidecar.
-const CAPTURED: &str = "bench/captured";
-const LIGHT: &str = "bench/light";
-const SHARED: &str = "outrigger-system/shared-0";
+pub(crate) const PLAIN: &str = "bench/plain";
+pub(crate) const NGINX: &str = "bench/nginx";
+/// An nginx hop behind the same kind of redirection as a sidecar, which may have many connections.
+pub(crate) const CAPTURED: &str = "bench/captured";
+pub(crate) const HAPROXY: &str = "bench/haproxy";
+pub(crate) const ENVOY: &str = "bench/envoy";
+pub(crate) const ENVOY_CALLER: &str = "bench/envoy-caller";
+pub(crate) const ENVOY_CALLEE: &str = "bench/envoy-callee";
+/// A guard without a sidecar.
+pub(crate) const LIGHT: &str = "bench/light";
+/// A sidecar without a guard.
+pub(crate) const ALONE: &str = "bench/alone";
+/// With nothing in it.
+pub(crate) const SPARE: &str = "bench/spare";
+pub(crate) const SHARED: [&str; 2] = ["outrigger-system/shared-0", "outrigger-system/shared-1"];
 
 const SERVICES: &str = include_str!("services.yaml");
+const PLAIN_SERVICE: &str = "10.96.0.50";
+const CALLEE_SERVICE: &str = "10.96.0.51";
+/// For peers to answer for the first time.
+const START: Duration = Duration::from_secs(10);
+/// For a guard to give its sidecar the traffic back.
+const BACK: Duration = Duration::from_secs(120);
+/// What ten thousand connections and the listeners beside them need.
+const FILES: u64 = 12_000;
 
 pub(crate) struct Stage {
-    mesh: Mesh,
-    dir: std::path::PathBuf,
+    pub(crate) mesh: Mesh,
+    pub(crate) dir: PathBuf,
+    /// Everyone's memory before any load.
+    pub(crate) at_rest: Table,
 }
 
-/// Something that a load is sent through.
-pub(crate) struct Subject {
-    pub(crate) name: &'static str,
-    pub(crate) pod: &'static str,
-    pub(crate) url: String,
-    /// Of the proxies whose CPU time is counted.
-    pub(crate) pids: Vec<u32>,
-}
-
-/// Process start to ready.
-pub(crate) struct Starts {
-    /// With an empty state folder: certificate and configuration come from the controller.
-    pub(crate) fresh: Vec<Duration>,
-    pub(crate) from_disk: Vec<Duration>,
-}
+// === impl Stage ===
 
 impl Stage {
     pub(crate) fn start(machine: &Machine) -> Result<Self> {
+        raise_files()?;
         let dir = machine.dir.clone();
-        let app = |name: &str| format!("/usr/sbin/nginx -c {}", dir.join(format!("{name}.conf")).display());
-        let pods = vec![
-            PodSpec::new(PLAIN).proxies(Proxies::None).port("http", 8080).app(&app("plain")),
-            PodSpec::new(CALLEE).port("http", 8080).app(&app("callee")),
+        let mut pods = vec![
+            with_backends(PodSpec::new(PLAIN).proxies(Proxies::None), &dir)?,
+            with_backends(PodSpec::new(CALLEE), &dir)?,
+            with_backends(PodSpec::new(ENVOY_CALLEE).proxies(Proxies::None), &dir)?,
             PodSpec::new(CALLER),
             PodSpec::new(LIGHT).proxies(Proxies::Guard),
-            PodSpec::new(HOP).proxies(Proxies::None),
-            PodSpec::new(CAPTURED).proxies(Proxies::None),
+            PodSpec::new(ALONE).proxies(Proxies::Sidecar),
         ];
-        for backend in ["plain", "callee"] {
-            let body = "x".repeat(1024);
-            write_nginx(&dir, backend, "", &format!("return 200 {body};"))?;
-        }
+        let peers = [NGINX, CAPTURED, HAPROXY, ENVOY, ENVOY_CALLER, SPARE];
+        pods.extend(peers.map(|name| PodSpec::new(name).proxies(Proxies::None)));
         let config = vec![("services.yaml".to_owned(), SERVICES.to_owned())];
-        let mesh = Mesh::start(machine, Spec { pods, config, shared: 1 })?;
-        let mut stage = Self { mesh, dir };
+        let mesh = Mesh::start(machine, Spec { pods, config, shared: SHARED.len() })?;
+        let mut stage = Self { mesh, dir, at_rest: Table::default() };
         stage.start_hops()?;
-        for subject in stage.busy_subjects()?.iter().chain(&stage.serial_subjects()?) {
-            let pod = stage.pod(subject.pod)?;
-            probe::wait_until(subject.name, Duration::from_secs(10), || answers(pod, &subject.url))?;
+        stage.start_envoys()?;
+        for way in Way::ALL {
+            let subject = stage.subject(way, Speech::Http1)?;
+            wait_until(&subject.name, START, || stage.answers(&subject)).with_context(|| stage.tail(way))?;
         }
+        stage.at_rest = memory::at_rest(&stage)?;
         Ok(stage)
     }
 
     fn start_hops(&mut self) -> Result<()> {
         let backend = self.pod(PLAIN)?.address();
-        let upstream =
-            format!("upstream app {{ server {backend}:8080; keepalive 64; keepalive_requests 1000000000; }}");
-        let location = "proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
-                        proxy_set_header Host $host; proxy_set_header X-Request-ID $request_id;";
-        for name in [HOP, CAPTURED] {
-            let file = name.replace('/', "-");
-            let conf = write_nginx(&self.dir, &file, &upstream, location)?;
-            let pod = self.mesh.pod_mut(name)?;
-            let mut command = pod.namespace.command("/usr/sbin/nginx");
-            command.arg("-c").arg(conf);
-            pod.apps.push(Process::spawn(name, command, &self.dir.join(format!("{file}.log")))?);
+        for (name, connections) in [(NGINX, nginx::FEW), (CAPTURED, nginx::MANY)] {
+            let conf = nginx::hop(&self.dir, &file(name), backend, connections, false)?;
+            self.run(name, nginx::binary()?, |nginx| {
+                nginx.arg("-c").arg(conf);
+            })?;
         }
         let rules = "add table ip bench; add chain ip bench out { type nat hook output priority -100; }; \
                      add rule ip bench out tcp dport 80 redirect to :8080";
         self.pod(CAPTURED)?.exec("nft", &[rules])?;
+        let conf = haproxy::hop(&self.dir, &file(HAPROXY), backend)?;
+        self.run(HAPROXY, haproxy::binary()?, |haproxy| {
+            haproxy.arg("-db").arg("-f").arg(conf);
+        })
+    }
+
+    fn start_envoys(&mut self) -> Result<()> {
+        let backend = self.pod(PLAIN)?.address();
+        let callee = self.pod(ENVOY_CALLEE)?.address();
+        let [of_caller, of_callee] = pki::write(&self.dir, [envoy::CALLER, envoy::CALLEE])?;
+        for (name, place) in [
+            (ENVOY, Place::Alone { backend }),
+            (ENVOY_CALLEE, Place::Callee { files: of_callee }),
+            (ENVOY_CALLER, Place::Caller { files: of_caller, callee }),
+        ] {
+            envoy::write(&self.dir, &file(name), &place)?;
+            self.start_envoy(name)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the Envoy of a pod with the settings that have been written for it.
+    pub(crate) fn start_envoy(&mut self, pod: &str) -> Result<()> {
+        let config = self.dir.join(format!("{}.json", file(pod)));
+        self.run(pod, envoy::binary()?, |command| envoy::arguments(command, &config))
+    }
+
+    /// Adds a process to a pod.
+    fn run(&mut self, pod: &str, program: PathBuf, arguments: impl FnOnce(&mut Command)) -> Result<()> {
+        let log = self.dir.join(format!("{}.log", file(pod)));
+        let pod = self.mesh.pod_mut(pod)?;
+        let mut command = pod.namespace.command(program);
+        arguments(&mut command);
+        pod.apps.push(Process::spawn(&pod.spec.name.clone(), command, &log)?);
         Ok(())
     }
 
@@ -91,135 +138,134 @@ impl Stage {
         self.mesh.pod(name)
     }
 
-    pub(crate) fn busy_subjects(&self) -> Result<Vec<Subject>> {
-        let mut subjects = self.hops()?;
-        subjects.push(Subject {
-            name: "nginx, captured",
-            pod: CAPTURED,
-            url: "http://10.96.0.50/".to_owned(),
-            pids: measure::tree(self.pod(CAPTURED)?.apps[0].pid()),
-        });
-        subjects.extend(self.sidecars()?);
-        subjects.push(Subject {
-            name: "guard and shared proxy",
-            pod: LIGHT,
-            url: "http://10.96.0.50/".to_owned(),
-            pids: vec![self.guard(LIGHT)?, self.sidecar(SHARED)?],
-        });
+    pub(crate) fn subject(&self, way: Way, speech: Speech) -> Result<Subject> {
+        let lane = speech.lane();
+        let url = match way {
+            Way::Direct => speech.url(self.pod(PLAIN)?.address(), lane.port()),
+            Way::Nginx | Way::Haproxy | Way::Envoy | Way::EnvoyPair => speech.url("127.0.0.1", lane.port()),
+            Way::Captured | Way::Sidecar | Way::Guard => speech.url(PLAIN_SERVICE, lane.service_port()),
+            Way::SidecarPair => speech.url(CALLEE_SERVICE, lane.service_port()),
+        };
+        let guards = match way {
+            Way::Sidecar => vec![self.guard(CALLER)?],
+            Way::SidecarPair => vec![self.guard(CALLER)?, self.guard(CALLEE)?],
+            Way::Direct | Way::Nginx | Way::Captured | Way::Haproxy | Way::Envoy | Way::Guard | Way::EnvoyPair => {
+                Vec::new()
+            }
+        };
+        Ok(Subject { name: way.name().to_owned(), pod: way.pod(), url, pids: self.pids(way)?, guards })
+    }
+
+    pub(crate) fn subjects(&self, ways: &[Way], speech: Speech) -> Result<Vec<Subject>> {
+        ways.iter().map(|way| self.subject(*way, speech)).collect()
+    }
+
+    /// Those, and the first of them again as the control, in second place.
+    pub(crate) fn controlled(&self, ways: &[Way], speech: Speech) -> Result<Vec<Subject>> {
+        let mut subjects = self.subjects(ways, speech)?;
+        let control = subjects.first().context("no subject")?.again();
+        subjects.insert(1, control);
         Ok(subjects)
     }
 
-    /// The first one is the load without any proxy.
-    pub(crate) fn serial_subjects(&self) -> Result<Vec<Subject>> {
-        let url = format!("http://{}:8080/", self.pod(PLAIN)?.address());
-        let mut subjects = vec![Subject { name: "no proxy", pod: HOP, url, pids: Vec::new() }];
-        subjects.extend(self.hops()?);
-        subjects.extend(self.sidecars()?);
-        Ok(subjects)
+    fn pids(&self, way: Way) -> Result<Vec<u32>> {
+        Ok(match way {
+            Way::Direct => Vec::new(),
+            Way::Nginx | Way::Captured | Way::Haproxy | Way::Envoy => self.peer(way.pod())?,
+            Way::Sidecar => vec![self.sidecar(CALLER)?],
+            Way::Guard => vec![self.guard(LIGHT)?, self.sidecar(SHARED[0])?, self.sidecar(SHARED[1])?],
+            Way::EnvoyPair => [self.peer(ENVOY_CALLER)?, self.peer(ENVOY_CALLEE)?].concat(),
+            Way::SidecarPair => vec![self.sidecar(CALLER)?, self.sidecar(CALLEE)?],
+        })
     }
 
-    /// nginx, and the same again as the control.
-    fn hops(&self) -> Result<Vec<Subject>> {
-        let pids = measure::tree(self.pod(HOP)?.apps[0].pid());
-        let hop = |name| Subject { name, pod: HOP, url: "http://127.0.0.1:8080/".to_owned(), pids: pids.clone() };
-        Ok(vec![hop("nginx"), hop("nginx again (control)")])
+    /// The processes of the peer that stands in a pod: what was started there last.
+    pub(crate) fn peer(&self, pod: &str) -> Result<Vec<u32>> {
+        let last = self.pod(pod)?.apps.last().with_context(|| format!("{pod}: no peer"))?;
+        Ok(measure::tree(last.pid()))
     }
 
-    fn sidecars(&self) -> Result<Vec<Subject>> {
-        let (caller, callee) = (self.sidecar(CALLER)?, self.sidecar(CALLEE)?);
-        Ok(vec![
-            Subject { name: "sidecar", pod: CALLER, url: "http://10.96.0.50/".to_owned(), pids: vec![caller] },
-            Subject {
-                name: "pair of sidecars, mTLS",
-                pod: CALLER,
-                url: "http://10.96.0.51/".to_owned(),
-                pids: vec![caller, callee],
-            },
-        ])
+    pub(crate) fn sidecar(&self, pod: &str) -> Result<u32> {
+        Ok(self.pod(pod)?.sidecar()?.pid())
     }
 
-    fn sidecar(&self, pod: &str) -> Result<u32> {
-        Ok(self.pod(pod)?.sidecar.as_ref().with_context(|| format!("{pod}: no sidecar"))?.pid())
-    }
-
-    fn guard(&self, pod: &str) -> Result<u32> {
+    pub(crate) fn guard(&self, pod: &str) -> Result<u32> {
         Ok(self.pod(pod)?.guard.as_ref().with_context(|| format!("{pod}: no guard"))?.pid())
     }
 
     pub(crate) fn backends(&self) -> Result<Vec<u32>> {
-        let apps = [self.pod(PLAIN)?, self.pod(CALLEE)?].into_iter().flat_map(|pod| &pod.apps);
-        Ok(apps.flat_map(|app| measure::tree(app.pid())).collect())
+        let apps = [PLAIN, CALLEE, ENVOY_CALLEE].map(|name| Ok(self.pod(name)?.apps.iter().take(Lane::ALL.len())));
+        let apps = apps.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(apps.into_iter().flatten().flat_map(|app| measure::tree(app.pid())).collect())
     }
 
     pub(crate) fn pin(&self, cpus: Cpus) -> Result<()> {
-        let subjects = self.busy_subjects()?;
-        for pid in subjects.iter().flat_map(|subject| &subject.pids) {
-            measure::pin(*pid, cpus.proxies())?;
+        for way in Way::ALL {
+            self.pids(way)?.into_iter().try_for_each(|pid| measure::pin(pid, cpus.proxies()))?;
         }
         self.backends()?.into_iter().try_for_each(|pid| measure::pin(pid, Cpus::LOAD))
     }
 
-    pub(crate) fn memory(&self) -> Result<Vec<(&'static str, Memory)>> {
-        let nginx = measure::tree(self.pod(HOP)?.apps[0].pid());
-        let worker = nginx.last().copied().context("nginx has no worker")?;
-        let pids = [
-            ("sidecar", self.sidecar(CALLER)?),
-            ("guard", self.guard(CALLER)?),
-            ("guard of a pod without sidecar", self.guard(LIGHT)?),
-            ("shared proxy", self.sidecar(SHARED)?),
-            ("nginx worker", worker),
-        ];
-        pids.into_iter().map(|(name, pid)| Ok((name, Memory::of(pid)?))).collect()
+    /// Whether a GET comes back through it.
+    pub(crate) fn answers(&self, subject: &Subject) -> bool {
+        subject.address().is_ok_and(|to| self.pod(subject.pod).is_ok_and(|pod| ask::answers(&pod.namespace, to)))
     }
 
-    pub(crate) fn starts(&mut self, times: usize) -> Result<Starts> {
-        let state = self.dir.join("pods").join(CALLER.replace('/', ".")).join("sidecar");
-        let mut starts = Starts { fresh: Vec::new(), from_disk: Vec::new() };
-        for _ in 0..times {
-            self.mesh.kill_sidecar(CALLER)?;
-            for file in fs::read_dir(&state).context("the sidecar's state")?.flatten() {
-                fs::remove_file(file.path())?;
-            }
-            starts.fresh.push(self.mesh.restart_sidecar(CALLER)?);
-            self.mesh.kill_sidecar(CALLER)?;
-            starts.from_disk.push(self.mesh.restart_sidecar(CALLER)?);
+    /// Waits until the guards leave the traffic to their sidecars.
+    pub(crate) fn wait_carried_by(&self, subject: &Subject) -> Result<()> {
+        if subject.guards.is_empty() {
+            return Ok(());
         }
-        Ok(starts)
+        let carried = || -> f64 {
+            let guards = [CALLER, CALLEE].into_iter().filter_map(|name| self.pod(name).ok());
+            let metrics = guards.flat_map(Pod::guard_metrics);
+            metrics.filter(|metric| metric.name == "outrigger_fallback_connections_total").map(|it| it.value).sum()
+        };
+        // Whoever takes its connections takes those of every port. One that is answered has been counted.
+        let services = [Way::Sidecar, Way::SidecarPair].map(|way| self.subject(way, Speech::Http1));
+        let services = services.into_iter().collect::<Result<Vec<_>>>()?;
+        wait_until(&format!("{} in the hands of its sidecars", subject.name), BACK, || {
+            let before = carried();
+            services.iter().all(|service| self.answers(service)) && carried() <= before
+        })?;
+        Ok(())
+    }
+
+    fn tail(&self, way: Way) -> String {
+        self.pod(way.pod()).map(Pod::tails).unwrap_or_default()
     }
 
     pub(crate) fn hold(&self) -> Result<()> {
-        for subject in self.busy_subjects()? {
-            println!("{}: from {} {} PIDs {:?}", subject.name, subject.pod, subject.url, subject.pids);
+        for way in Way::ALL {
+            let subject = self.subject(way, Speech::Http1)?;
+            let pid = self.pod(subject.pod)?.guard.as_ref().map_or(0, Process::pid);
+            println!("{}: from {} {} PIDs {:?}, guard {pid}", subject.name, subject.pod, subject.url, subject.pids);
         }
         io::copy(&mut io::stdin(), &mut io::sink()).map(|_| ()).context("standard input")
     }
 }
 
-fn answers(pod: &Pod, url: &str) -> bool {
-    let host = url.trim_start_matches("http://").trim_end_matches('/');
-    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-    address.parse().is_ok_and(|to| probe::get_from(&pod.namespace, to, "/").is_ok_and(|page| page.status == 200))
+fn file(pod: &str) -> String {
+    pod.replace('/', "-")
 }
 
-/// One worker, no access log, connections kept for as long as the load lasts.
-fn write_nginx(dir: &Path, name: &str, upstream: &str, location: &str) -> Result<std::path::PathBuf> {
-    ensure!(Path::new("/usr/sbin/nginx").is_file(), "nginx is missing (Debian package nginx-light)");
-    let own = dir.join(name);
-    let conf = format!(
-        "daemon off; user root; worker_processes 1; pid {own}.pid; error_log stderr warn;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; {upstream}\n\
-         server {{ listen 8080 reuseport; location / {{ {location} }} }} }}\n",
-        own = own.display()
-    );
-    let path = dir.join(format!("{name}.conf"));
-    fs::write(&path, conf).with_context(|| path.display().to_string())?;
-    Ok(path)
+/// nginx for HTTP/1.1, our own backend for the rest, in the order of [`Lane::ALL`].
+fn with_backends(pod: PodSpec, dir: &std::path::Path) -> Result<PodSpec> {
+    let name = format!("{}-app", file(&pod.name));
+    let nginx = format!("{} -c {}", nginx::binary()?.display(), nginx::backend(dir, &name)?.display());
+    let mut pod = pod.app(&nginx).port(Lane::Http1.name(), Lane::Http1.port());
+    let load = binary("outrigger-load")?;
+    for (lane, kind) in [(Lane::Http2, "h2"), (Lane::Grpc, "grpc"), (Lane::Tcp, "tcp-echo")] {
+        let listen = format!("--listen 0.0.0.0:{} --kind {kind} --size {BODY}", lane.port());
+        pod = pod.app(&format!("{} serve {listen}", load.display())).port(lane.name(), lane.port());
+    }
+    Ok(pod)
 }
 
-/// Runs a program in a pod on one CPU.
-pub(crate) fn pinned(pod: &Pod, cpu: usize, program: &str) -> Command {
-    let mut command = pod.namespace.command("taskset");
-    command.args(["-c", &cpu.to_string(), program]);
-    command
+/// As far as we may; whatever we start inherits it.
+fn raise_files() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("the limit of open files")?;
+    ensure!(hard >= FILES, "only {hard} files may be open: raise the hard limit to {FILES}, as by ulimit -Hn");
+    Ok(())
 }

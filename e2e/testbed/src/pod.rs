@@ -1,6 +1,7 @@
 //! A pod: its namespace, and the processes that live in it as containers would.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     net::Ipv4Addr,
     os::unix::{fs::chown, process::CommandExt},
@@ -286,15 +287,16 @@ impl Pod {
 
     fn proxy(&self, mode: &str, part: &str) -> Result<Process> {
         let health = if mode == "guard" { ports::GUARD_HEALTH } else { ports::HEALTH };
-        let program = binary("outrigger-proxy")?;
+        let mut line: Vec<_> = self.spec.wrapper.iter().map(OsString::from).collect();
+        line.push(binary("outrigger-proxy")?.into());
         let mut command = if self.many_users {
             let uid = PROXY_UID.to_string();
             let mut command = self.namespace.command("setpriv");
-            command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "--"]).arg(program);
+            command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "--"]).args(line);
             command
         } else {
-            let mut command = self.namespace.command(program);
-            command.env("OUTRIGGER_MARK", PROXY_UID.to_string());
+            let mut command = self.namespace.command(line.remove(0));
+            command.args(line).env("OUTRIGGER_MARK", PROXY_UID.to_string());
             command
         };
         command

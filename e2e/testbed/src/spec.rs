@@ -36,6 +36,8 @@ pub struct PodSpec {
     pub workers: usize,
     /// Environment of each of its proxies, beside what every proxy gets.
     pub env: BTreeMap<String, String>,
+    /// Program and arguments that each of its proxies is started by, such as a profiler's.
+    pub wrapper: Vec<String>,
     /// Program and arguments of each app; a program without a slash is a binary of this build.
     pub apps: Vec<Vec<String>>,
 }
@@ -64,6 +66,7 @@ impl PodSpec {
             proxies: Proxies::GuardAndSidecar,
             workers: 1,
             env: BTreeMap::new(),
+            wrapper: Vec::new(),
             apps: Vec::new(),
         }
     }

@@ -105,6 +105,10 @@ async fn call(
     let mut send = respond.send_response((*head).clone(), false)?;
     while let Some(chunk) = body.data().await.transpose()? {
         let length = chunk.len();
+        // The end of the other side's stream. Peers take a few empty frames in a row for an attack.
+        if length == 0 {
+            continue;
+        }
         send.reserve_capacity(length);
         while send.capacity() < length {
             poll_fn(|cx| send.poll_capacity(cx)).await.ok_or(Failure::CLOSED)??;
