@@ -44,12 +44,9 @@ pub(crate) fn read(text: &str) -> Result<Thread> {
                 }
             }
             Some(_) => {}
-            None if line.starts_with(|first: char| first.is_ascii_digit()) => {
-                if !std::mem::take(&mut of_callee) {
-                    *thread.own.entry(readable(function, object)).or_default() += number(line, 1)?;
-                }
-            }
-            None => {}
+            None if !line.starts_with(|first: char| first.is_ascii_digit()) => {}
+            None if of_callee => of_callee = false,
+            None => *thread.own.entry(readable(function, object)).or_default() += number(line, 1)?,
         }
     }
     Ok(thread)

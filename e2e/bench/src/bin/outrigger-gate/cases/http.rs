@@ -6,10 +6,9 @@ mod http1;
 mod http2;
 mod stage;
 
-pub(crate) use self::stage::rules;
-
 use anyhow::{Context, Result};
 
+pub(crate) use self::stage::rules;
 use self::stage::{Hop, Stage};
 use super::{Case, Once, Place};
 
@@ -30,7 +29,7 @@ const BODY: usize = 1024;
 
 fn http1(hop: Hop) -> Result<Once> {
     let stage = Stage::start(hop)?;
-    let mut caller = http1::Caller::new(stage.call()?);
+    let mut caller = http1::Caller::new(stage::call()?);
     let mut app = None;
     Ok(Box::new(move || {
         caller.ask()?;
@@ -45,7 +44,7 @@ fn http1(hop: Hop) -> Result<Once> {
 
 fn http2(hop: Hop) -> Result<Once> {
     let stage = Stage::start(hop)?;
-    let mut caller = http2::Caller::new(stage.call()?)?;
+    let mut caller = http2::Caller::new(stage::call()?)?;
     let mut app = None;
     Ok(Box::new(move || {
         caller.ask()?;

@@ -80,16 +80,16 @@ fn a_function_that_wasnt_kept_had_at_most_the_least() {
 
 #[test]
 fn the_baseline_is_written_as_it_is_read() {
-    let baseline = baseline(&[counted("route", 1.234, &[("outrigger_core::a", 10.04), ("b", 0.01)])]);
+    let recorded = baseline(&[counted("route", 1.234, &[("outrigger_core::a", 10.04), ("b", 0.01)])]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gate.json");
-    baseline.clone().save(&file, false).unwrap();
-    assert_eq!(Baseline::load(&file).unwrap(), baseline);
-    assert_eq!(baseline.cases["route"].functions.0.len(), 1);
+    recorded.clone().save(&file, false).unwrap();
+    assert_eq!(Baseline::load(&file).unwrap(), recorded);
+    assert_eq!(recorded.cases["route"].functions.0.len(), 1);
     // Cases that weren't counted stay.
-    super::tests::baseline(&[counted("path", 0.0, &[("f", 1.0)])]).save(&file, true).unwrap();
+    baseline(&[counted("path", 0.0, &[("f", 1.0)])]).save(&file, true).unwrap();
     assert_eq!(Baseline::load(&file).unwrap().cases.len(), 2);
-    assert!(baseline.other_tools(&baseline.tools).is_empty());
-    let other = Tools { rustc: "rustc 2".to_owned(), ..baseline.tools.clone() };
-    assert!(baseline.other_tools(&other).contains("rustc 2"));
+    assert!(recorded.other_tools(&recorded.tools).is_empty());
+    let other = Tools { rustc: "rustc 2".to_owned(), ..recorded.tools.clone() };
+    assert!(recorded.other_tools(&other).contains("rustc 2"));
 }

@@ -95,12 +95,6 @@ impl Stage {
         Ok(Self { app, _sidecars: sidecars })
     }
 
-    /// A connection to the service, as the calling app opens it.
-    pub(super) fn call(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect((IpAddr::from(SERVICE), 80));
-        ready(stream.context("the service can't be called: is its address redirected in this network namespace?")?)
-    }
-
     /// The connection that comes to the app.
     pub(super) fn accept(&self) -> Result<TcpStream> {
         let since = Instant::now();
@@ -116,6 +110,12 @@ impl Stage {
             }
         }
     }
+}
+
+/// A connection to the service, as the calling app opens it.
+pub(super) fn call() -> Result<TcpStream> {
+    let stream = TcpStream::connect((IpAddr::from(SERVICE), 80));
+    ready(stream.context("the service can't be called: is its address redirected in this network namespace?")?)
 }
 
 fn ready(stream: TcpStream) -> Result<TcpStream> {
