@@ -15,7 +15,7 @@ use outrigger_core::Store;
 use outrigger_dataplane::{
     admin::{self, Admin, Alive, Extra, Readiness},
     listeners::bind_address,
-    memory,
+    memory::{self, Trimmer},
     telemetry::Metrics,
     tls::MeshTls,
     worker::Workers,
@@ -242,12 +242,11 @@ async fn tidy(mut ready: watch::Receiver<bool>) {
             Ok(kilobytes) => tracing::debug!(kilobytes, "start-up's pages forgotten"),
             Err(error) => tracing::debug!(%error, "start-up's pages stay"),
         }
-        memory::give_back();
     }
-    let mut ticks = tokio::time::interval(TIDY);
+    let (mut ticks, mut trimmer) = (tokio::time::interval(TIDY), Trimmer::default());
     loop {
         ticks.tick().await;
-        if let Err(error) = memory::trim() {
+        if let Err(error) = trimmer.trim() {
             return tracing::debug!(%error, "free memory stays");
         }
     }

@@ -9,6 +9,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+/// Waiters whose room is kept.
+const ROOM: usize = 256;
+
 /// Raised once, never lowered. For one thread.
 #[derive(Clone, Default)]
 pub(crate) struct Drain(Rc<Inner>);
@@ -63,7 +66,12 @@ impl Future for Raised {
 impl Drop for Raised {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.flag.waiting.borrow_mut().remove(&key);
+            let mut waiting = self.flag.waiting.borrow_mut();
+            waiting.remove(&key);
+            // After many connections it would keep the room of all of them.
+            if waiting.capacity() > ROOM && waiting.len() < waiting.capacity() / 8 {
+                waiting.shrink_to_fit();
+            }
         }
     }
 }
@@ -81,6 +89,10 @@ mod tests {
         assert!((&mut left).now_or_never().is_none());
         drop(left);
         assert!(drain.0.waiting.borrow().is_empty());
+        let mut many: Vec<_> = (0..10_000).map(|_| Box::pin(drain.raised())).collect();
+        assert!(many.iter_mut().all(|waits| waits.now_or_never().is_none()));
+        drop(many);
+        assert!(drain.0.waiting.borrow().capacity() <= ROOM);
         let mut waits = Box::pin(drain.raised());
         assert!((&mut waits).now_or_never().is_none());
         drain.raise();

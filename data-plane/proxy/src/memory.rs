@@ -27,33 +27,44 @@ pub fn forget_program_pages() -> io::Result<u64> {
 /// From this size on a block of memory is mapped by itself.
 const LARGE_BLOCK: i32 = 128 * 1024;
 /// Free memory that isn't worth a look.
-const SLACK: usize = 1 << 20;
+const WORTH_IT: usize = 256 * 1024;
+
+/// Gives back what the allocator keeps for later when that has become much.
+#[derive(Debug, Default)]
+pub struct Trimmer {
+    /// What this process held beside what was allocated, after the last time: program data, stacks, and gaps.
+    rest: usize,
+}
 
 /// To be called before anything large is allocated.
 pub fn prepare() {
     sys::map_large_blocks(LARGE_BLOCK);
 }
 
-/// Gives back what the allocator keeps for later.
-pub fn give_back() {
-    sys::give_back_free_memory();
+impl Trimmer {
+    /// Gives memory back if there is more of it than a quarter of what is in use.
+    ///
+    /// # Errors
+    /// Without a view of the own memory.
+    pub fn trim(&mut self) -> io::Result<()> {
+        let Some(allocated) = sys::allocated() else { return Ok(()) };
+        let kept = own_memory()?.saturating_sub(allocated);
+        if kept > self.rest + (allocated / 4).max(WORTH_IT) {
+            sys::give_back_free_memory();
+            self.rest = own_memory()?.saturating_sub(allocated);
+            tracing::debug!(kept, rest = self.rest, allocated, "free memory given back");
+        }
+        Ok(())
+    }
 }
 
-/// Gives back what the allocator keeps for later, if that is a good part of what it has given out.
-///
-/// # Errors
-/// Without a view of the own memory.
-pub fn trim() -> io::Result<()> {
-    let Some(allocated) = sys::allocated() else { return Ok(()) };
+/// Bytes that are this process' alone, about (proc_pid_statm(5)).
+fn own_memory() -> io::Result<usize> {
     let statm = fs::read_to_string("/proc/self/statm")?;
     let pages: Vec<usize> = statm.split_ascii_whitespace().filter_map(|it| it.parse().ok()).collect();
     let [_, resident, shared, ..] = pages[..] else { return Err(io::ErrorKind::InvalidData.into()) };
-    // Pages of 4 KB; larger ones only make it seem less.
-    let own = resident.saturating_sub(shared) * 4096;
-    if own > allocated + allocated / 4 + SLACK {
-        sys::give_back_free_memory();
-    }
-    Ok(())
+    // Of 4 KB; where they are larger, it only seems less.
+    Ok(resident.saturating_sub(shared) * 4096)
 }
 
 /// One mapping of `smaps` (proc_pid_smaps(5)). Sizes in kilobytes.
@@ -140,6 +151,20 @@ Rss:                   4 kB
         );
         assert_eq!(all.iter().map(Mapping::is_unchanged).collect::<Vec<_>>(), [false, true, false, false]);
         assert_eq!(all[1].resident, 128);
+    }
+
+    #[test]
+    fn what_was_needed_for_a_while_is_given_back() {
+        let mut trimmer = Trimmer::default();
+        trimmer.trim().unwrap();
+        let blocks: Vec<_> = (0..50_000).map(|_| vec![1; 1000]).collect();
+        let (last, much) = (blocks.last().cloned(), own_memory().unwrap());
+        drop(blocks);
+        trimmer.trim().unwrap();
+        if sys::allocated().is_some() {
+            assert!(own_memory().unwrap() + (40 << 20) < much);
+        }
+        drop(last);
     }
 
     #[test]

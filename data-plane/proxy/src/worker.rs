@@ -230,3 +230,21 @@ impl MeshProtocol {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<'a, F: Future>(_: impl Fn(&'a Rc<Worker>, TcpStream) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each connection holds one for as long as it lives.
+    #[test]
+    fn tasks_of_connections_are_small() {
+        assert!(size(outbound::accept) <= 4608, "{}", size(outbound::accept));
+        assert!(size(inbound::accept_plain) <= 4608, "{}", size(inbound::accept_plain));
+        assert!(size(inbound::accept_mesh) <= 4608, "{}", size(inbound::accept_mesh));
+        assert!(size(shared::accept) <= 5120, "{}", size(shared::accept));
+    }
+}

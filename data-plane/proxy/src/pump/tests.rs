@@ -197,7 +197,8 @@ where
             listener.set_nonblocking(true).unwrap();
             let (near, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
             let out = TcpStream::connect(to).await.unwrap();
-            (near.set_nodelay(true).unwrap(), out.set_nodelay(true).unwrap());
+            near.set_nodelay(true).unwrap();
+            out.set_nodelay(true).unwrap();
             let before = cpu_time();
             carry(near, out).await;
             cpu_time() - before
@@ -357,7 +358,8 @@ async fn between_bare_sockets_messages_bulk_and_messages_again() {
         let said = bytes(length);
         let mut heard = vec![0; length];
         let (written, read) = tokio::join!(client.write_all(&said), server.read_exact(&mut heard));
-        (written.unwrap(), read.unwrap());
+        written.unwrap();
+        read.unwrap();
         assert!(heard == said, "{length}");
         sent += length as u64;
     }

@@ -22,7 +22,7 @@ async fn sockets() -> (TcpStream, TcpStream) {
 async fn ours_calls(alpn: (&'static [u8], ServerAlpn)) -> (TlsStream, Theirs) {
     let (front, catalogue, id) = two();
     let (near, far) = sockets().await;
-    let config = front.client(&[id.clone()], alpn.0).unwrap();
+    let config = front.client(std::slice::from_ref(&id), alpn.0).unwrap();
     let acceptor = TlsAcceptor::from(catalogue.server(alpn.1).unwrap());
     let name = server_name(Ipv4Addr::LOCALHOST.into());
     let (ours, theirs) = tokio::join!(connect(config, name, near), acceptor.accept(far));
