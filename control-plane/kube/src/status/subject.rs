@@ -68,9 +68,12 @@ impl Subject {
         }
     }
 
-    /// As findings and effects name it.
+    /// `KIND/NAMESPACE/NAME`, or `KIND/NAME` for cluster-scoped kinds: as findings and effects name it.
     pub(crate) fn origin(&self) -> String {
-        self.0.origin()
+        match self.namespace() {
+            Some(namespace) => format!("{}/{namespace}/{}", self.0.kind, self.name()),
+            None => format!("{}/{}", self.0.kind, self.name()),
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
