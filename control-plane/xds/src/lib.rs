@@ -6,8 +6,6 @@
 //! extensions or refuses the call.
 
 mod acks;
-mod changes;
-mod hub;
 mod protocol;
 mod scope;
 mod server;
@@ -22,7 +20,7 @@ pub use acks::{Acks, Counts};
 pub use protocol::{Names, Push, Request, TooManyNames, Variant, Verdict};
 pub use scope::Scope;
 pub use server::Ads;
-pub use session::{Session, known_type};
+pub use session::Session;
 pub use subscription::Subscription;
 
 /// Who calls, as proven by its credentials.
