@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::{
+    SendStream,
+    client::{Builder, ResponseFuture, SendRequest},
+};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -112,24 +115,11 @@ pub(crate) async fn send(
     head.version = Version::HTTP_2;
     let connect = head.method == Method::CONNECT;
     let bodiless = !connect && body.is_end_stream();
-    let (mut answer, mut stream) = sender.send_request(Request::from_parts(head, ()), bodiless).map_err(broken)?;
+    let (mut answer, stream) = sender.send_request(Request::from_parts(head, ()), bodiless).map_err(broken)?;
     if connect {
-        let (head, received) = answer.await.map_err(broken)?.into_parts();
-        let body = if head.status == StatusCode::OK {
-            Arriving::Tunnel(Box::new(Tunnel::new(stream, received)))
-        } else {
-            // Fails only if the peer has ended the stream.
-            let _ = stream.send_data(Bytes::new(), true);
-            Arriving::Http2(Receiving::new(received, &head.headers))
-        };
-        return Ok(Response::from_parts(head, body));
+        return tunnel(answer, stream).await.map_err(broken);
     }
-    if bodiless {
-        let (head, received) = answer.await.map_err(broken)?.into_parts();
-        let body = Arriving::Http2(Receiving::new(received, &head.headers));
-        return Ok(Response::from_parts(head, body));
-    }
-    let mut upload = Some(Box::pin(send_body(body, stream)));
+    let mut upload = (!bodiless).then(|| Box::pin(send_body(body, stream)));
     let answered = poll_fn(|cx| {
         if let Some(sending) = &mut upload
             && sending.as_mut().poll(cx).is_ready()
@@ -144,4 +134,17 @@ pub(crate) async fn send(
         body.abort_with(tokio::task::spawn_local(rest).abort_handle());
     }
     Ok(Response::from_parts(head, Arriving::Http2(body)))
+}
+
+/// The answer to a CONNECT: bytes both ways, or a body that says why not.
+async fn tunnel(answer: ResponseFuture, mut stream: SendStream<Bytes>) -> Result<Response<Arriving>, h2::Error> {
+    let (head, received) = answer.await?.into_parts();
+    let body = if head.status == StatusCode::OK {
+        Arriving::Tunnel(Box::new(Tunnel::new(stream, received)))
+    } else {
+        // Fails only if the peer has ended the stream.
+        let _ = stream.send_data(Bytes::new(), true);
+        Arriving::Http2(Receiving::new(received, &head.headers))
+    };
+    Ok(Response::from_parts(head, body))
 }
