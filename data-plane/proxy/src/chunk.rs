@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::io::AsyncWrite;
 
 /// Header of a TLS record.
 pub(crate) const HEAD: usize = 5;
@@ -261,9 +261,13 @@ impl Chunk {
     }
 
     /// Writes all of it, and gives its memory back.
-    pub(crate) fn poll_write_to(&mut self, cx: &mut Context<'_>, socket: &mut TcpStream) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write_to<W: AsyncWrite + Unpin + ?Sized>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            let n = ready!(self.poll_write_some(cx, Pin::new(socket)))?;
+            let n = ready!(self.poll_write_some(cx, Pin::new(&mut *writer)))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -274,7 +278,7 @@ impl Chunk {
     }
 
     /// Writes some of it.
-    pub(crate) fn poll_write_some<W: AsyncWrite + ?Sized>(
+    fn poll_write_some<W: AsyncWrite + ?Sized>(
         &self,
         cx: &mut Context<'_>,
         writer: Pin<&mut W>,

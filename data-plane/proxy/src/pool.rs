@@ -349,7 +349,7 @@ async fn dial(engine: &Engine, target: Target<'_>, name: &'static [u8]) -> Resul
         let header = TcpHeader { port, caller: Caller::Peer, address: None }.encode();
         stream.write_all(&header).await.map_err(UpstreamError::Tls)?;
     }
-    Ok(Link::Tls(Box::new(stream)))
+    Ok(Link::Tls(stream))
 }
 
 // === impl Target ===

@@ -36,13 +36,7 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
     /// Sends all of a chunk, which is empty afterwards, and whatever had to be sent before it.
     fn poll_drain(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
-        while !chunk.is_empty() {
-            let written = ready!(chunk.poll_write_some(cx, Pin::new(self)))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            chunk.advance(written);
-        }
+        ready!(chunk.poll_write_to(cx, self))?;
         Pin::new(self).poll_flush(cx)
     }
 
@@ -66,7 +60,7 @@ where
 /// A dialled connection.
 pub(crate) enum Link {
     Plain(TcpStream),
-    Tls(Box<TlsStream>),
+    Tls(TlsStream),
 }
 
 /// A stream whose first bytes have been read already.
