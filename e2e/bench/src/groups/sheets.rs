@@ -127,23 +127,19 @@ pub(super) const TCP: &[Sheet] = &[
     Sheet { table: "mtls", title: "Over mutual TLS, through pairs", note: "", columns: TCP_PAIR },
 ];
 
-const TCP_HOP: &[Column] = &[
-    column("1 B p50 µs", "p50 1", Median, 0),
-    column("1 KB µs CPU", "cpu 1024", Spread, 1),
-    column("64 KB GB/CPU-s", "gb 65536", Spread, 2),
-    column("1 MB GB/CPU-s", "gb 1048576", Spread, 2),
-    column("stream GB/CPU-s", "gb bulk", Spread, 2),
-    column("stream × Envoy", "gb bulk", Ratio("Envoy"), 2),
-];
+const fn tcp(beside: Column) -> [Column; 6] {
+    [
+        column("1 B p50 µs", "p50 1", Median, 0),
+        column("1 KB µs CPU", "cpu 1024", Spread, 1),
+        column("64 KB GB/CPU-s", "gb 65536", Spread, 2),
+        column("1 MB GB/CPU-s", "gb 1048576", Spread, 2),
+        column("stream GB/CPU-s", "gb bulk", Spread, 2),
+        beside,
+    ]
+}
 
-const TCP_PAIR: &[Column] = &[
-    column("1 B p50 µs", "p50 1", Median, 0),
-    column("1 KB µs CPU", "cpu 1024", Spread, 1),
-    column("64 KB GB/CPU-s", "gb 65536", Spread, 2),
-    column("1 MB GB/CPU-s", "gb 1048576", Spread, 2),
-    column("stream GB/CPU-s", "gb bulk", Spread, 2),
-    column("stream × Envoys", "gb bulk", Ratio("pair of Envoys"), 2),
-];
+const TCP_HOP: &[Column] = &tcp(column("stream × Envoy", "gb bulk", Ratio("Envoy"), 2));
+const TCP_PAIR: &[Column] = &tcp(column("stream × Envoys", "gb bulk", Ratio("pair of Envoys"), 2));
 
 pub(super) const CONNECTIONS: &[Sheet] = &[
     Sheet {
