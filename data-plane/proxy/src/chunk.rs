@@ -260,6 +260,13 @@ impl Chunk {
         }
     }
 
+    /// Copies all of it behind what is in `bytes`.
+    pub(crate) fn append_to(&self, bytes: &mut Vec<u8>) {
+        for part in self.parts() {
+            bytes.extend_from_slice(&self.memory[part.clone()]);
+        }
+    }
+
     /// Writes all of it, and gives its memory back.
     pub(crate) fn poll_write_to<W: AsyncWrite + Unpin + ?Sized>(
         &mut self,

@@ -19,3 +19,4 @@ pub(crate) use exchange::{Exchange, no_name};
 pub(crate) use forward::{Caller, Departure, forward};
 use quiet::Quiet;
 pub(crate) use serve::{serve_http1, serve_http2};
+pub(crate) use upgrade::Upgrading;

@@ -10,7 +10,7 @@ mod tunnel;
 
 pub(crate) use body::Receiving;
 pub(crate) use client::{Connection, Settings, open, send};
-pub(crate) use server::{Upgrading, serve};
+pub(crate) use server::serve;
 pub(crate) use tunnel::Tunnel;
 
 /// Of one stream, in bytes; a connection has four times as much.

@@ -12,6 +12,7 @@ pub mod fallback;
 pub mod guard;
 pub mod handover;
 mod http;
+mod http1;
 mod http2;
 mod inbound;
 pub mod listeners;

@@ -14,8 +14,6 @@ use std::{
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Request, Response};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use outrigger_core::{Map, config::EndpointSpec};
 use outrigger_wire::{
     SpiffeId,
@@ -27,7 +25,8 @@ use tokio::io::AsyncWriteExt;
 use crate::{
     engine::Engine,
     http::{Arriving, Relay},
-    http2::{self, Connection, Settings},
+    http1,
+    http2::{self, Settings},
     listeners::{give_up_after, upstream_socket},
     stream::Link,
     sys::is_unacknowledged,
@@ -66,7 +65,7 @@ pub(crate) enum UpstreamError {
     #[error("no certificate of our own yet")]
     NoCertificate,
     #[error("HTTP/1.1: {0}")]
-    Http1(#[from] hyper::Error),
+    Http1(#[from] http1::Error),
     #[error("HTTP/2: {0}")]
     Http2(#[from] h2::Error),
 }
@@ -92,9 +91,9 @@ pub(crate) struct Pool {
     http2: RefCell<Map<Key, Rc<Peer>>>,
 }
 
-/// Keeps the connection that an answer came on; give it back when the answer's body has been read.
+/// Keeps the connection that an answer came on, if it is HTTP's still; give it back when the answer's body has been read.
 pub(crate) enum Lease {
-    Http1 { key: Key, sender: http1::SendRequest<Relay>, epoch: u64 },
+    Http1 { key: Key, connection: http1::Connection, epoch: u64 },
     Http2(#[allow(dead_code, reason = "counts the stream while it lives")] Stream),
 }
 
@@ -107,7 +106,7 @@ pub(crate) struct Key {
 }
 
 struct Idle {
-    sender: http1::SendRequest<Relay>,
+    connection: http1::Connection,
     since: Instant,
     epoch: u64,
 }
@@ -122,7 +121,7 @@ struct Peer {
 /// One HTTP/2 connection.
 struct Http2 {
     sender: SendRequest<Bytes>,
-    connection: Rc<Connection>,
+    connection: Rc<http2::Connection>,
     identity: Option<SpiffeId>,
     epoch: u64,
     streams: Cell<usize>,
@@ -166,7 +165,7 @@ impl Pool {
         request: Request<Relay>,
         connect: Duration,
         silence: Silence,
-    ) -> Result<(Response<Arriving>, Lease), Failed> {
+    ) -> Result<(Response<Arriving>, Option<Lease>), Failed> {
         if http2 {
             self.send_http2(target, request, connect, silence).await
         } else {
@@ -190,7 +189,7 @@ impl Pool {
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         self.http1.borrow_mut().retain(|_, idle| {
-            idle.retain(|it| !it.sender.is_closed() && now - it.since < IDLE_HTTP1);
+            idle.retain(|it| now - it.since < IDLE_HTTP1 && it.connection.is_open());
             !idle.is_empty()
         });
         self.http2.borrow_mut().retain(|_, peer| {
@@ -206,56 +205,42 @@ impl Pool {
         target: Target<'_>,
         request: Request<Relay>,
         connect: Duration,
-    ) -> Result<(Response<Arriving>, Lease), Failed> {
+    ) -> Result<(Response<Arriving>, Option<Lease>), Failed> {
         let key = Key::of(target);
         let epoch = self.engine.tls.epoch();
         let mut request = request;
-        // Idle connections first, newest first; one that was closed meanwhile gives the request back unsent.
-        while let Some(mut sender) = self.idle(key, epoch) {
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response.map(Arriving::Http1), Lease::Http1 { key, sender, epoch })),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(Failed { error: error.into_error().into(), request: None }),
+        loop {
+            // One that was closed meanwhile gives the request back unsent.
+            let kept = self.idle(key, epoch);
+            let again = kept.is_some();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => match self.dial(target, target.via.alpn(), connect).await {
+                    Ok(link) => http1::Connection::new(link),
+                    Err(error) => return Err(Failed { error, request: Some(request) }),
                 },
-            }
-        }
-        let mut sender = match self.open_http1(target, connect).await {
-            Ok(sender) => sender,
-            Err(error) => return Err(Failed { error, request: Some(request) }),
-        };
-        match sender.try_send_request(request).await {
-            Ok(response) => Ok((response.map(Arriving::Http1), Lease::Http1 { key, sender, epoch })),
-            Err(mut error) => {
-                let request = error.take_message();
-                Err(Failed { error: error.into_error().into(), request })
+            };
+            match http1::send(connection, request, self.engine.limits.header_bytes as usize).await {
+                Ok((response, connection)) => {
+                    return Ok((response, connection.map(|connection| Lease::Http1 { key, connection, epoch })));
+                }
+                Err(Failed { request: Some(unsent), .. }) if again => request = unsent,
+                Err(failed) => return Err(failed),
             }
         }
     }
 
-    fn idle(&self, key: Key, epoch: u64) -> Option<http1::SendRequest<Relay>> {
+    /// The connection that was used last.
+    fn idle(&self, key: Key, epoch: u64) -> Option<http1::Connection> {
         let mut all = self.http1.borrow_mut();
         let idle = all.get_mut(&key)?;
-        // Connections that were authenticated with an older identity or older roots are not used again.
-        idle.retain(|it| !it.sender.is_closed() && (key.via == 0 || it.epoch == epoch));
-        // One whose last request is still being uploaded must not hold up another's.
-        let at = idle.iter().rposition(|it| it.sender.is_ready())?;
-        Some(idle.remove(at).sender)
-    }
-
-    async fn open_http1(
-        &self,
-        target: Target<'_>,
-        limit: Duration,
-    ) -> Result<http1::SendRequest<Relay>, UpstreamError> {
-        let link = self.dial(target, target.via.alpn(), limit).await?;
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(link)).await?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "upstream HTTP/1 connection ended");
+        while let Some(last) = idle.pop() {
+            // Connections that were authenticated with an older identity or older roots are not used again.
+            if (key.via == 0 || last.epoch == epoch) && last.connection.is_open() {
+                return Some(last.connection);
             }
-        });
-        Ok(sender)
+        }
+        None
     }
 
     async fn send_http2(
@@ -264,7 +249,7 @@ impl Pool {
         request: Request<Relay>,
         connect: Duration,
         silence: Silence,
-    ) -> Result<(Response<Arriving>, Lease), Failed> {
+    ) -> Result<(Response<Arriving>, Option<Lease>), Failed> {
         let mut request = request;
         // A peer that says GOAWAY is noticed by the next request, which comes back unsent.
         for last in [false, false, true] {
@@ -274,7 +259,7 @@ impl Pool {
             };
             let stream = Stream::open(&connection);
             match http2::send(&mut connection.sender.clone(), request).await {
-                Ok(response) => return Ok((response, Lease::Http2(stream))),
+                Ok(response) => return Ok((response, Some(Lease::Http2(stream)))),
                 Err(Failed { request: Some(unsent), .. }) if !last => {
                     self.retire(target, &connection);
                     request = unsent;
@@ -464,14 +449,14 @@ impl Drop for Stream {
 impl Lease {
     /// The answer has been read to its end: its connection may carry the next request.
     pub(crate) fn give_back(self, pool: &Pool) {
-        if let Self::Http1 { key, sender, epoch } = self {
-            if sender.is_closed() {
+        if let Self::Http1 { key, connection, epoch } = self {
+            if !connection.is_reusable() {
                 return;
             }
             let mut all = pool.http1.borrow_mut();
             let idle = all.entry(key).or_default();
             if idle.len() < IDLE_MAX {
-                idle.push(Idle { sender, since: Instant::now(), epoch });
+                idle.push(Idle { connection, since: Instant::now(), epoch });
             }
         }
     }

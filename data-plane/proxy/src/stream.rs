@@ -7,8 +7,6 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use nix::sys::uio::readv;
 use outrigger_wire::tunnel;
 use tokio::{
@@ -91,12 +89,27 @@ pub(crate) async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> io::Resu
     Ok(frame)
 }
 
-// === impl TcpStream, TokioIo, Tunnel ===
+// === impl TcpStream, Tunnel, Box ===
 
 impl Io for Tunnel {}
 
-/// For what is rare, such as a connection that has changed its protocol.
-impl Io for Box<dyn Io> {}
+impl Io for Box<dyn Io> {
+    fn poll_fillable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_fillable(cx)
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        (**self).poll_fill(cx, chunk)
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        (**self).poll_drain(cx, chunk)
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        (**self).bare()
+    }
+}
 
 impl Io for TcpStream {
     fn poll_fillable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -132,8 +145,6 @@ impl Io for TcpStream {
         Some(self)
     }
 }
-
-impl Io for TokioIo<Upgraded> {}
 
 // === impl Prefixed ===
 

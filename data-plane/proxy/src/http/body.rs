@@ -10,19 +10,18 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::Exchange;
-use crate::http2::{Receiving, Tunnel};
+use crate::{http1, http2, stream::Io};
 
 /// A body as it comes from a peer.
 pub(crate) enum Arriving {
     Empty,
-    Http1(Incoming),
-    Http2(Receiving),
+    Http1(http1::Receiving),
+    Http2(http2::Receiving),
     /// The peer has agreed to change the protocol: no body, but bytes.
-    Tunnel(Box<Tunnel>),
+    Tunnel(Box<dyn Io>),
 }
 
 /// A body on its way through.
@@ -66,7 +65,7 @@ pub(crate) enum BodyError {
     #[error("the answer took longer than the route allows")]
     Deadline,
     #[error(transparent)]
-    Http1(#[from] hyper::Error),
+    Http1(#[from] http1::Error),
     #[error(transparent)]
     Http2(#[from] h2::Error),
 }

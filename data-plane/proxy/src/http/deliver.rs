@@ -119,7 +119,7 @@ async fn admit(
     let sent = at.worker.pool.send(target, http2, request, CONNECT, Silence::Dial).await;
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     exchange.head(&response);
-    exchange.lease = Some(lease);
+    exchange.lease = lease;
     Ok(response)
 }
 

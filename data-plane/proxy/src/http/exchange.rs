@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header, uri::PathAndQuery};
-use hyper::body::Body;
+use http_body::Body;
 use outrigger_core::balance::Picked;
 use outrigger_wire::{SpiffeId, names::headers};
 

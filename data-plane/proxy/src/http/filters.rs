@@ -4,8 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Body;
 use outrigger_core::{
     Snapshot,
     config::{Answer, Filters, Mirror},

@@ -4,7 +4,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::body::Body;
+use http_body::Body;
 use outrigger_core::path::{normalise, split_target};
 use outrigger_wire::names::headers;
 
@@ -157,10 +157,6 @@ pub(crate) fn for_app(
     }
     if let Some(upgrade) = upgrade {
         upgrade.as_http1(request);
-    }
-    // hyper sends a body of unknown length with any method only if it is told to.
-    if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
-        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     as_http1(request)
 }

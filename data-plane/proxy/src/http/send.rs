@@ -7,8 +7,8 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, Version};
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Body;
 use outrigger_core::{
     Destination,
     balance::{Endpoint, Outcome, Picked},
@@ -40,7 +40,7 @@ pub(super) struct Plan<'a> {
 /// How one try ended.
 enum Tried {
     /// Its body may take until then.
-    Answer(Response<Arriving>, Lease, Option<Instant>),
+    Answer(Response<Arriving>, Option<Lease>, Option<Instant>),
     /// Not one byte was sent.
     Unsent(Request<Relay>, RequestError),
     Broken(RequestError),
@@ -96,7 +96,7 @@ pub(super) async fn send(
                     record(if response.status().is_server_error() { Outcome::Failure } else { Outcome::Success });
                     exchange.picked = Some(picked);
                     exchange.head(&response);
-                    exchange.lease = Some(lease);
+                    exchange.lease = lease;
                     return Ok(Reply::Upstream { response, deadline });
                 }
             },
@@ -250,7 +250,9 @@ pub(super) async fn for_mirror(
             return Ok(());
         }
     }
-    lease.give_back(&from.worker.pool);
+    if let Some(lease) = lease {
+        lease.give_back(&from.worker.pool);
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
-//! Serving one downstream connection with hyper, with bounds on everything a peer can grow.
+//! Serving one downstream connection, with bounds on everything a peer can grow.
 
 use std::{
-    convert::Infallible,
+    cell::Cell,
     future::poll_fn,
     pin::pin,
     task::Poll,
@@ -9,12 +9,10 @@ use std::{
 };
 
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use tokio::time::sleep_until;
 
 use super::{Arriving, Quiet, Relay};
-use crate::{engine::Role, http2, stream::Io, worker::Worker};
+use crate::{engine::Role, http1, http2, stream::Io, worker::Worker};
 
 /// A shared proxy asks HTTP/2 peers to connect anew after so long: by then the sidecar that it stands in for may be
 /// back. GOAWAY costs no request (RFC 9113 section 6.8).
@@ -40,21 +38,9 @@ where
     F: Future<Output = Response<Relay>>,
 {
     let limits = &worker.engine.limits;
-    let service = service_fn(|request: Request<Incoming>| {
-        let answered = handle(request.map(Arriving::Http1));
-        async { Ok::<_, Infallible>(answered.await) }
-    });
-    let connection = http1::Builder::new()
-        // Of headers hyper takes 100; to say so ourselves would cost more than a request's routing.
-        .max_buf_size((limits.header_bytes as usize).max(16 * 1024))
-        // A caller that has gone cancels its request.
-        .half_close(false)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
+    let ending = Cell::new(false);
+    let mut connection = pin!(http1::serve(stream, (limits.header_bytes as usize).max(16 * 1024), &ending, handle));
     let mut drained = pin!(worker.drain.raised());
-    let mut draining = false;
     let now = Instant::now();
     quiet.start(now, limits.request_head, idle);
     let mut timer = pin!(sleep_until((now + limits.request_head.min(idle)).into()));
@@ -62,9 +48,8 @@ where
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
-        if !draining && drained.as_mut().poll(cx).is_ready() {
-            draining = true;
-            connection.as_mut().graceful_shutdown();
+        if !ending.get() && drained.as_mut().poll(cx).is_ready() {
+            ending.set(true);
             // An idle one ends at once.
             cx.waker().wake_by_ref();
         }

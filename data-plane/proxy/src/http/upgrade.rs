@@ -1,40 +1,37 @@
 //! Changing the protocol of a connection: HTTP/1.1 Upgrade (RFC 9110 section 7.8) at the ends, extended CONNECT
 //! (RFC 8441) between proxies. Not one byte goes through before the far end has agreed.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, on};
-use hyper_util::rt::TokioIo;
 use outrigger_wire::names::headers;
 use tokio::sync::oneshot;
 
 use super::{Arriving, Exchange, Relay, error::RequestError, head};
-use crate::{
-    http2::{Tunnel, Upgrading},
-    pump::pump,
-    stream::Io,
-};
+use crate::{pump::pump, stream::Io};
 
 /// A request that wants to change the protocol.
 pub(crate) struct Upgrade {
     protocol: HeaderValue,
     /// Of the HTTP/1.1 form.
     method: Method,
-    downstream: Downstream,
+    /// The request came as an extended CONNECT.
+    extended: bool,
+    downstream: Changed,
 }
 
-/// Where the bytes will come from once the far end has agreed.
-enum Downstream {
-    Http1(OnUpgrade),
-    /// The request came as an extended CONNECT.
-    Http2(oneshot::Receiver<Tunnel>),
-}
+/// An extension of a request that may change the protocol: the caller's stream comes when the answer has agreed.
+#[derive(Clone)]
+pub(crate) struct Upgrading(Arc<Mutex<Option<Changed>>>);
+
+type Changed = oneshot::Receiver<Box<dyn Io>>;
 
 impl Upgrade {
     /// Looks whether this request is one.
     pub(crate) fn take(request: &mut Request<Arriving>) -> Option<Self> {
         if let Some(protocol) = request.extensions().get::<Protocol>()
-            && let Some(tunnel) = request.extensions().get::<Upgrading>().and_then(Upgrading::take)
+            && let Some(downstream) = Upgrading::take(request)
         {
             let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
             let method = request.headers().get(headers::METHOD);
@@ -42,25 +39,26 @@ impl Upgrade {
             request.extensions_mut().remove::<Protocol>();
             // Routes and policies judge the request that the app's caller made.
             *request.method_mut() = method.clone();
-            return Some(Self { protocol, method, downstream: Downstream::Http2(tunnel) });
+            return Some(Self { protocol, method, extended: true, downstream });
         }
         let protocol = head::upgrade_of(request)?;
-        Some(Self { protocol, method: request.method().clone(), downstream: Downstream::Http1(on(request)) })
+        Some(Self {
+            protocol,
+            method: request.method().clone(),
+            extended: false,
+            downstream: Upgrading::take(request)?,
+        })
     }
 
     /// Whether the far end changes to the protocol.
     pub(crate) fn agreed(response: &Response<Arriving>) -> bool {
-        match response.body() {
-            Arriving::Tunnel(_) => true,
-            Arriving::Http1(_) => response.status() == StatusCode::SWITCHING_PROTOCOLS,
-            Arriving::Empty | Arriving::Http2(_) => false,
-        }
+        matches!(response.body(), Arriving::Tunnel(_))
     }
 
     /// An app may answer an Upgrade without changing the protocol. As the answer to a CONNECT a 2xx would mean that it
     /// has, so its status travels in a header.
     pub(crate) fn decline<B>(&self, response: &mut Response<B>) {
-        if self.is_extended() && response.status().is_success() {
+        if self.extended && response.status().is_success() {
             let status = HeaderValue::from(response.status().as_u16());
             response.headers_mut().insert(headers::STATUS, status);
             *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
@@ -73,10 +71,6 @@ impl Upgrade {
         if let Some(status) = status.and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok()) {
             *response.status_mut() = status;
         }
-    }
-
-    fn is_extended(&self) -> bool {
-        matches!(self.downstream, Downstream::Http2(_))
     }
 
     pub(crate) fn as_http1<B>(&self, request: &mut Request<B>) {
@@ -99,12 +93,11 @@ impl Upgrade {
     }
 
     /// Both sides have agreed: answers, and carries bytes until either closes.
-    pub(crate) fn carry(self, mut response: Response<Arriving>, mut exchange: Box<Exchange>) -> Response<Relay> {
-        let changing = on(&mut response);
+    pub(crate) fn carry(self, response: Response<Arriving>, mut exchange: Box<Exchange>) -> Response<Relay> {
         let (mut parts, body) = response.into_parts();
         head::strip_hop_by_hop(&mut parts.headers);
         let mut answer = Response::from_parts(parts, Relay::Empty);
-        if self.is_extended() {
+        if self.extended {
             *answer.status_mut() = StatusCode::OK;
         } else {
             *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -115,13 +108,7 @@ impl Upgrade {
         // The connection's own task ends with the HTTP on it; a drain must wait for this one.
         let admitted = exchange.worker.engine.active.admit(usize::MAX);
         tokio::task::spawn_local(async move {
-            let upstream = async {
-                match body {
-                    Arriving::Tunnel(tunnel) => Some(tunnel as Box<dyn Io>),
-                    _ => changing.await.ok().map(|upgraded| Box::new(TokioIo::new(upgraded)) as Box<dyn Io>),
-                }
-            };
-            let (Some(mut downstream), Some(mut upstream)) = tokio::join!(downstream.changed(), upstream) else {
+            let (Ok(mut downstream), Arriving::Tunnel(mut upstream)) = (downstream.await, body) else {
                 return exchange.broken("upgrade_failed");
             };
             match pump(&mut downstream, &mut upstream).await {
@@ -137,13 +124,18 @@ impl Upgrade {
     }
 }
 
-// === impl Downstream ===
+// === impl Upgrading ===
 
-impl Downstream {
-    async fn changed(self) -> Option<Box<dyn Io>> {
-        match self {
-            Self::Http1(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
-            Self::Http2(tunnel) => Some(Box::new(tunnel.await.ok()?)),
-        }
+impl Upgrading {
+    /// With the end that the stream is sent to.
+    pub(crate) fn new() -> (oneshot::Sender<Box<dyn Io>>, Self) {
+        let (sender, changed) = oneshot::channel();
+        (sender, Self(Arc::new(Mutex::new(Some(changed)))))
+    }
+
+    /// `None`: the request can't change the protocol, or somebody has taken it.
+    pub(crate) fn take<B>(request: &Request<B>) -> Option<Changed> {
+        let upgrading = request.extensions().get::<Self>()?;
+        upgrading.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

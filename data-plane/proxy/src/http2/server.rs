@@ -4,7 +4,6 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::Duration,
 };
@@ -30,21 +29,11 @@ use super::{
 };
 use crate::{
     engine::Limits,
-    http::{Arriving, Relay},
+    http::{Arriving, Relay, Upgrading},
+    stream::Io,
 };
 
 const PATIENCE: Patience = Patience { silence: Duration::from_secs(30), answer: Duration::from_secs(10) };
-
-/// An extension of a request that wants to become a [`Tunnel`]: there when the answer has agreed.
-#[derive(Clone)]
-pub(crate) struct Upgrading(Arc<Mutex<Option<oneshot::Receiver<Tunnel>>>>);
-
-impl Upgrading {
-    /// `None`: somebody has taken it.
-    pub(crate) fn take(&self) -> Option<oneshot::Receiver<Tunnel>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
 
 /// Serves until the peer ends the connection, or `ending` resolves and the last request has been answered.
 pub(crate) async fn serve<S, H, F>(
@@ -115,7 +104,7 @@ where
     {
         if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), false) {
             // Nobody waits for it any more: the stream is reset as it is dropped.
-            let _ = opened.send(Tunnel::new(stream, received));
+            let _ = opened.send(Box::new(Tunnel::new(stream, received)));
         }
         return;
     }
@@ -137,7 +126,7 @@ where
     }
 }
 
-type Opening = (oneshot::Sender<Tunnel>, RecvStream);
+type Opening = (oneshot::Sender<Box<dyn Io>>, RecvStream);
 
 /// The request with its body; of one that wants to become a tunnel, the stream is kept for that.
 fn arriving(request: Request<RecvStream>) -> (Request<Arriving>, Option<Opening>) {
@@ -146,7 +135,7 @@ fn arriving(request: Request<RecvStream>) -> (Request<Arriving>, Option<Opening>
         let body = Arriving::Http2(Receiving::new(received, &head.headers));
         return (Request::from_parts(head, body), None);
     }
-    let (opened, opening) = oneshot::channel();
-    head.extensions.insert(Upgrading(Arc::new(Mutex::new(Some(opening)))));
+    let (opened, upgrading) = Upgrading::new();
+    head.extensions.insert(upgrading);
     (Request::from_parts(head, Arriving::Empty), Some((opened, received)))
 }

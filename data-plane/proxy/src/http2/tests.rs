@@ -16,7 +16,7 @@ use tokio::{
 use super::*;
 use crate::{
     engine::Limits,
-    http::{Arriving, Relay},
+    http::{Arriving, Relay, Upgrading},
 };
 
 /// Runs a test against a server that hands every request to `handle`.
@@ -152,7 +152,7 @@ async fn an_answer_that_comes_before_the_request_has_ended() {
 #[tokio::test]
 async fn a_tunnel_carries_bytes_both_ways_and_half_closes() {
     let upgrade = |request: Request<Arriving>| async move {
-        let opening = request.extensions().get::<Upgrading>().unwrap().take().unwrap();
+        let opening = Upgrading::take(&request).unwrap();
         spawn_local(async move {
             let mut tunnel = opening.await.unwrap();
             let mut heard = Vec::new();
