@@ -16,7 +16,7 @@ use std::io;
 use http::StatusCode;
 
 pub(crate) use body::Receiving;
-pub(crate) use client::{Connection, send};
+pub(crate) use client::{Answer, Connection, send};
 pub(crate) use server::serve;
 
 /// Why a connection can't go on.

@@ -79,9 +79,19 @@ pub(crate) enum Silence {
     Dial,
 }
 
-/// A failed try. `request` is there if not one byte of it was sent.
+/// A failed try.
 pub(crate) struct Failed {
     pub(crate) error: UpstreamError,
+    /// There if it can be sent again, because it is still whole.
+    pub(crate) request: Option<Request<Relay>>,
+    /// Not one byte of it was sent, so it is there.
+    pub(crate) unsent: bool,
+}
+
+pub(crate) struct Answered {
+    pub(crate) response: Response<Arriving>,
+    pub(crate) lease: Option<Lease>,
+    /// What was asked, if that is still whole.
     pub(crate) request: Option<Request<Relay>>,
 }
 
@@ -165,7 +175,7 @@ impl Pool {
         request: Request<Relay>,
         connect: Duration,
         silence: Silence,
-    ) -> Result<(Response<Arriving>, Option<Lease>), Failed> {
+    ) -> Result<Answered, Failed> {
         if http2 {
             self.send_http2(target, request, connect, silence).await
         } else {
@@ -205,7 +215,7 @@ impl Pool {
         target: Target<'_>,
         request: Request<Relay>,
         connect: Duration,
-    ) -> Result<(Response<Arriving>, Option<Lease>), Failed> {
+    ) -> Result<Answered, Failed> {
         let key = Key::of(target);
         let epoch = self.engine.tls.epoch();
         let mut request = request;
@@ -217,14 +227,15 @@ impl Pool {
                 Some(connection) => connection,
                 None => match self.dial(target, target.via.alpn(), connect).await {
                     Ok(link) => http1::Connection::new(link),
-                    Err(error) => return Err(Failed { error, request: Some(request) }),
+                    Err(error) => return Err(Failed::unsent(error, request)),
                 },
             };
             match http1::send(connection, request, self.engine.limits.header_bytes as usize).await {
-                Ok((response, connection)) => {
-                    return Ok((response, connection.map(|connection| Lease::Http1 { key, connection, epoch })));
+                Ok(http1::Answer { response, connection, request }) => {
+                    let lease = connection.map(|connection| Lease::Http1 { key, connection, epoch });
+                    return Ok(Answered { response, lease, request });
                 }
-                Err(Failed { request: Some(unsent), .. }) if again => request = unsent,
+                Err(Failed { request: Some(back), unsent: true, .. }) if again => request = back,
                 Err(failed) => return Err(failed),
             }
         }
@@ -249,25 +260,27 @@ impl Pool {
         request: Request<Relay>,
         connect: Duration,
         silence: Silence,
-    ) -> Result<(Response<Arriving>, Option<Lease>), Failed> {
+    ) -> Result<Answered, Failed> {
         let mut request = request;
         // A peer that says GOAWAY is noticed by the next request, which comes back unsent.
         for last in [false, false, true] {
             let connection = match self.http2(target, connect, silence).await {
                 Ok(connection) => connection,
-                Err(error) => return Err(Failed { error, request: Some(request) }),
+                Err(error) => return Err(Failed::unsent(error, request)),
             };
             let stream = Stream::open(&connection);
             match http2::send(&mut connection.sender.clone(), request).await {
-                Ok(response) => return Ok((response, Some(Lease::Http2(stream)))),
-                Err(Failed { request: Some(unsent), .. }) if !last => {
+                Ok(response) => {
+                    return Ok(Answered { response, lease: Some(Lease::Http2(stream)), request: None });
+                }
+                Err(Failed { request: Some(back), unsent: true, .. }) if !last => {
                     self.retire(target, &connection);
-                    request = unsent;
+                    request = back;
                 }
                 Err(failed) => return Err(failed),
             }
         }
-        Err(Failed { error: UpstreamError::ConnectTimeout, request: Some(request) })
+        Err(Failed::unsent(UpstreamError::ConnectTimeout, request))
     }
 
     /// Gives no more requests to a connection.
@@ -337,7 +350,13 @@ async fn dial(engine: &Engine, target: Target<'_>, name: &'static [u8]) -> Resul
     Ok(Link::Tls(stream))
 }
 
-// === impl Target ===
+// === impl Failed, Target ===
+
+impl Failed {
+    pub(crate) fn unsent(error: UpstreamError, request: Request<Relay>) -> Self {
+        Self { error, request: Some(request), unsent: true }
+    }
+}
 
 impl<'a> Target<'a> {
     /// How an endpoint is reached: through its mesh port if it has a proxy, else straight at `port`.

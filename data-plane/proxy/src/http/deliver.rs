@@ -21,7 +21,7 @@ use outrigger_wire::{
 
 use super::{Arriving, Exchange, Quiet, Relay, error::RequestError, head, upgrade::Upgrade};
 use crate::{
-    pool::{Silence, Target, Via},
+    pool::{Answered, Silence, Target, Via},
     telemetry::Direction,
     worker::Worker,
 };
@@ -117,7 +117,7 @@ async fn admit(
     let target = at.app.target(claims.port);
     exchange.endpoint = Some(SocketAddr::new(target.address.ip(), claims.port));
     let sent = at.worker.pool.send(target, http2, request, CONNECT, Silence::Dial).await;
-    let (response, lease) = sent.map_err(|failed| failed.error)?;
+    let Answered { response, lease, .. } = sent.map_err(|failed| failed.error)?;
     exchange.head(&response);
     exchange.lease = lease;
     Ok(response)

@@ -24,7 +24,7 @@ use super::{
     head,
     upgrade::Upgrade,
 };
-use crate::pool::{Failed, Lease, Silence, Target, Via};
+use crate::pool::{Answered, Failed, Silence, Target, Via};
 
 /// What all tries of one request share.
 pub(super) struct Plan<'a> {
@@ -39,11 +39,12 @@ pub(super) struct Plan<'a> {
 
 /// How one try ended.
 enum Tried {
-    /// Its body may take until then.
-    Answer(Response<Arriving>, Option<Lease>, Option<Instant>),
+    /// Its body may take until `deadline`.
+    Answer { answered: Answered, deadline: Option<Instant> },
     /// Not one byte was sent.
     Unsent(Request<Relay>, RequestError),
-    Broken(RequestError),
+    /// With the request, if it may be sent again.
+    Broken(RequestError, Option<Request<Relay>>),
     /// The request can't be sent to anybody.
     Refused(RequestError),
 }
@@ -76,7 +77,6 @@ pub(super) async fn send(
             silence = Silence::Dial;
         }
         exchange.endpoint = Some(SocketAddr::new(picked.endpoint.spec.address, plan.target_port(&picked)));
-        let replay = (sent < attempts).then(|| copy(&request));
         let series = || from.worker.engine.metrics.upstream(&destination.service.name);
         let budget = || {
             let allowed = destination.budget.try_retry(policy.retry_budget_percent, Instant::now());
@@ -86,8 +86,8 @@ pub(super) async fn send(
             allowed
         };
         let record = |outcome| picked.record(outcome, Instant::now(), policy, &destination.endpoints);
-        let again = match try_once(from, &plan, &picked, request, upgrade, silence).await {
-            Tried::Answer(response, lease, deadline) => match replay {
+        let again = match try_once(from, &plan, &picked, request, upgrade, silence, sent < attempts).await {
+            Tried::Answer { answered: Answered { response, lease, request }, deadline } => match request {
                 Some(again) if plan.worth_retrying(&response) && budget() => {
                     sent += 1;
                     again
@@ -116,8 +116,8 @@ pub(super) async fn send(
             }
             Tried::Refused(error) => return Err(error),
             // Whoever broke off its own upload says nothing about the endpoint.
-            Tried::Broken(error) if exchange.upload_broke() => return Err(error),
-            Tried::Broken(error) => {
+            Tried::Broken(error, _) if exchange.upload_broke() => return Err(error),
+            Tried::Broken(error, replay) => {
                 sent += 1;
                 // Who is slow isn't helped by being asked twice, unless the owner says so.
                 let slow = matches!(error, RequestError::Timeout) && plan.retry().is_none();
@@ -146,6 +146,7 @@ async fn try_once(
     mut request: Request<Relay>,
     upgrade: Option<&Upgrade>,
     silence: Silence,
+    repeatable: bool,
 ) -> Tried {
     let spec = &picked.endpoint.spec;
     let port = plan.target_port(picked);
@@ -157,28 +158,32 @@ async fn try_once(
         Err(error) => return Tried::Refused(error),
     };
     let connect = plan.destination.service.policy.connect_timeout;
-    let sending = from.worker.pool.send(target, http2, request, connect, silence);
     let deadline = plan.try_deadline(Instant::now());
+    // HTTP/1 gives it back, if nobody stops waiting for that.
+    let kept = (repeatable && (http2 || deadline.is_some())).then(|| copy(&request));
+    let sending = from.worker.pool.send(target, http2, request, connect, silence);
     let sent = match deadline {
         Some(at) => match tokio::time::timeout_at(at.into(), sending).await {
             Ok(sent) => sent,
-            Err(_) => return Tried::Broken(RequestError::Timeout),
+            Err(_) => return Tried::Broken(RequestError::Timeout, kept),
         },
         None => sending.await,
     };
     match sent {
-        Ok((mut response, lease)) => {
+        Ok(mut answered) => {
+            let response = &mut answered.response;
             match target.via {
                 // An app can't speak for a proxy.
                 Via::Plain if head::has_internal(response.headers()) => _ = response.headers_mut().remove(UNSENT),
                 Via::Plain => {}
-                Via::Mesh(_) | Via::Deliver(..) if upgrade.is_some() => Upgrade::restore(&mut response),
+                Via::Mesh(_) | Via::Deliver(..) if upgrade.is_some() => Upgrade::restore(response),
                 Via::Mesh(_) | Via::Deliver(..) => {}
             }
-            Tried::Answer(response, lease, deadline)
+            answered.request = kept.or(answered.request).filter(|_| repeatable);
+            Tried::Answer { answered, deadline }
         }
-        Err(Failed { error, request: Some(request) }) => Tried::Unsent(request, error.into()),
-        Err(Failed { error, request: None }) => Tried::Broken(error.into()),
+        Err(Failed { error, request: Some(request), unsent: true }) => Tried::Unsent(request, error.into()),
+        Err(Failed { error, request, .. }) => Tried::Broken(error.into(), kept.or(request).filter(|_| repeatable)),
     }
 }
 
@@ -242,7 +247,7 @@ pub(super) async fn for_mirror(
     let target = Target::of(spec, endpoint.port());
     let http2 = prepare(from, target, version, endpoint.port(), version == Version::HTTP_2, &mut request, None)?;
     let sent = from.worker.pool.send(target, http2, request, connect, Silence::GiveUp).await;
-    let (response, lease) = sent.map_err(|failed| failed.error)?;
+    let Answered { response, lease, .. } = sent.map_err(|failed| failed.error)?;
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         if let Err(error) = frame {

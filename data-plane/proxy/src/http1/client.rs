@@ -38,42 +38,52 @@ impl Connection {
     }
 }
 
-/// Sends a request. What is left of its body when the answer begins is sent on beside it. The connection comes back with
-/// the answer, unless it has changed its protocol.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Arriving>,
+    /// `None`: it has changed its protocol.
+    pub(crate) connection: Option<Connection>,
+    /// What was asked, if it has no body.
+    pub(crate) request: Option<Request<Relay>>,
+}
+
+/// Sends a request. What is left of its body when the answer begins is sent on beside it.
 pub(crate) async fn send(
     Connection(wire): Connection,
     request: Request<Relay>,
     header_bytes: usize,
-) -> Result<(Response<Arriving>, Option<Connection>), Failed> {
+) -> Result<Answer, Failed> {
     let is_head = request.method() == Method::HEAD;
     let changes = request.headers().contains_key(header::UPGRADE);
     let mut out = scratch();
     let framing = encode::request(&mut out, &request);
     wire.unwritten.set(true);
-    let broken = |error: Error| Failed { error: error.into(), request: None };
-    let mut upload = None;
+    let (mut upload, mut whole) = (None, None);
     if framing == Framing::None {
         let mut sending = Outgoing::new(wire.clone(), out, Relay::Empty, framing);
-        if let Err(unsent) = poll_fn(|cx| sending.poll(cx)).await {
-            let request = (!sending.begun).then_some(request);
-            return Err(Failed { error: Error::from(unsent).into(), request });
+        if let Err(broken) = poll_fn(|cx| sending.poll(cx)).await {
+            return Err(Failed { error: Error::from(broken).into(), request: Some(request), unsent: !sending.begun });
         }
         wire.unwritten.set(false);
+        whole = Some(request);
     } else {
         upload = Some(Box::new(Outgoing::new(wire.clone(), out, request.into_body(), framing)));
     }
     let head = loop {
-        let head = answer(&wire, &mut upload, header_bytes).await.map_err(broken)?;
-        let status = head.parts.status;
-        if status == StatusCode::SWITCHING_PROTOCOLS && changes && upload.is_none() {
-            let wire = Rc::into_inner(wire).ok_or_else(|| broken(Error::Malformed("101 in the middle of a body")))?;
-            return Ok((Response::from_parts(head.parts, Arriving::Tunnel(wire.into_stream())), None));
+        let head = match answer(&wire, &mut upload, header_bytes).await {
+            Ok(head) => head,
+            Err(error) => return Err(Failed { error: error.into(), request: whole, unsent: false }),
+        };
+        if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            let bare = if changes && upload.is_none() { Rc::into_inner(wire) } else { None };
+            let Some(wire) = bare else {
+                let error = Error::Malformed("101 without having been asked for it");
+                return Err(Failed { error: error.into(), request: None, unsent: false });
+            };
+            let response = Response::from_parts(head.parts, Arriving::Tunnel(wire.into_stream()));
+            return Ok(Answer { response, connection: None, request: None });
         }
-        if !status.is_informational() {
+        if !head.parts.status.is_informational() {
             break head;
-        }
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(broken(Error::Malformed("101 without having been asked for it")));
         }
     };
     wire.keep.set(head.keep);
@@ -88,7 +98,8 @@ pub(crate) async fn send(
     } else {
         Arriving::Empty
     };
-    Ok((Response::from_parts(head.parts, body), Some(Connection(wire))))
+    let response = Response::from_parts(head.parts, body);
+    Ok(Answer { response, connection: Some(Connection(wire)), request: whole })
 }
 
 /// The next head that comes, while what is left of the request is sent.

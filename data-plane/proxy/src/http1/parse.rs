@@ -31,6 +31,8 @@ pub(super) struct ResponseHead {
 
 /// Fields of a head; hyper takes as many.
 const FIELDS: usize = 100;
+/// Fields that a proxy adds.
+const ADDED: usize = 4;
 /// The longest number of a body's bytes: 10^19 - 1.
 const DIGITS: usize = 19;
 
@@ -107,7 +109,8 @@ fn version(minor: Option<u8>) -> Version {
 impl Said {
     fn read(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<(HeaderMap, Self), Error> {
         let mut said = Self::default();
-        let mut headers = HeaderMap::with_capacity(fields.len());
+        // With room for those that are added on the way.
+        let mut headers = HeaderMap::with_capacity(fields.len() + ADDED);
         for field in fields {
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Error::Malformed("a field's name"))?;
             let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))

@@ -15,6 +15,7 @@ use tokio::{
 use super::*;
 use crate::{
     http::{Arriving, Relay, Upgrading},
+    pool::Failed,
     stream::Io,
 };
 
@@ -51,7 +52,7 @@ async fn answers(mut peer: DuplexStream, bytes: &str) -> String {
 }
 
 /// What our client makes of an answer.
-async fn asked(answer: &str) -> Result<(Response<Arriving>, Option<Connection>), crate::pool::Failed> {
+async fn asked(answer: &str) -> Result<Answer, Failed> {
     let (near, mut far) = duplex(1 << 16);
     far.write_all(answer.as_bytes()).await.unwrap();
     far.shutdown().await.unwrap();
@@ -72,7 +73,7 @@ async fn one_request_after_the_other_on_one_connection() {
         for body in [Bytes::new(), Bytes::from_static(b"short"), long, Bytes::from_static(b"again")] {
             assert!(connection.is_open());
             let request = Request::post("/").header("host", "a").body(relayed(body.clone())).unwrap();
-            let (response, back) = send(connection, request, LIMIT).await.ok().unwrap();
+            let Answer { response, connection: back, .. } = send(connection, request, LIMIT).await.ok().unwrap();
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(response.body().size_hint().exact(), Some(body.len() as u64));
             assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
@@ -117,7 +118,7 @@ async fn hyper_as_client_and_as_server() {
         let mut connection = Connection::new(near);
         for size in [0, 10, 100_000] {
             let request = Request::put("/").header("host", "a").body(relayed(vec![1; size].into())).unwrap();
-            let (response, back) = send(connection, request, LIMIT).await.ok().unwrap();
+            let Answer { response, connection: back, .. } = send(connection, request, LIMIT).await.ok().unwrap();
             assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), size);
             connection = back.unwrap();
         }
@@ -258,7 +259,8 @@ async fn answers_of_apps() {
             ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", None, false),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", None, false),
         ] {
-            let (response, connection) = asked(answer).await.ok().unwrap();
+            let Answer { response, connection, request } = asked(answer).await.ok().unwrap();
+            assert!(request.is_some());
             let read = response.into_body().collect().await.ok().map(|body| body.to_bytes());
             assert_eq!(read, body.map(|body| Bytes::from(body.to_owned())), "{answer:?}");
             assert_eq!(connection.unwrap().is_reusable(), reusable, "{answer:?}");
@@ -266,7 +268,7 @@ async fn answers_of_apps() {
         for answer in
             ["", "HTTP/1.1 200", "SSH-2.0\r\n\r\n", "HTTP/1.1 101 Changed\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n"]
         {
-            assert!(asked(answer).await.is_err_and(|failed| failed.request.is_none()), "{answer:?}");
+            assert!(asked(answer).await.is_err_and(|failed| !failed.unsent), "{answer:?}");
         }
     })
     .await;
@@ -281,7 +283,7 @@ async fn a_request_that_found_nobody_comes_back() {
         assert!(!connection.is_open());
         let request = Request::get("/").body(Relay::Empty).unwrap();
         let failed = send(connection, request, LIMIT).await.err().unwrap();
-        assert!(failed.request.is_some());
+        assert!(failed.request.is_some() && failed.unsent);
     })
     .await;
 }
@@ -302,7 +304,8 @@ async fn an_answer_that_comes_before_the_body_has_been_sent() {
             far
         });
         let request = Request::post("/").body(relayed(long)).unwrap();
-        let (response, connection) = send(Connection::new(near), request, LIMIT).await.ok().unwrap();
+        let Answer { response, connection, request } = send(Connection::new(near), request, LIMIT).await.ok().unwrap();
+        assert!(request.is_none());
         let connection = connection.unwrap();
         assert!(!connection.is_reusable());
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
@@ -327,7 +330,7 @@ async fn both_sides_change_the_protocol() {
             answer.body(Relay::Empty).unwrap()
         });
         let request = Request::builder().method(Method::GET).header("upgrade", "shout").header("connection", "upgrade");
-        let (response, connection) =
+        let Answer { response, connection, .. } =
             send(Connection::new(peer), request.body(Relay::Empty).unwrap(), LIMIT).await.ok().unwrap();
         assert!(connection.is_none());
         let Arriving::Tunnel(mut stream) = response.into_body() else { panic!("no tunnel") };

@@ -107,9 +107,9 @@ pub(crate) async fn send(
     sender: &mut SendRequest<Bytes>,
     request: Request<Relay>,
 ) -> Result<Response<Arriving>, Failed> {
-    let broken = |error: h2::Error| Failed { error: UpstreamError::Http2(error), request: None };
+    let broken = |error: h2::Error| Failed { error: UpstreamError::Http2(error), request: None, unsent: false };
     if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
-        return Err(Failed { error: UpstreamError::Http2(error), request: Some(request) });
+        return Err(Failed::unsent(UpstreamError::Http2(error), request));
     }
     let (mut head, body) = request.into_parts();
     head.version = Version::HTTP_2;
