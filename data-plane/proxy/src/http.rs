@@ -20,3 +20,9 @@ pub(crate) use forward::{Caller, Departure, forward};
 use quiet::Quiet;
 pub(crate) use serve::{serve_http1, serve_http2};
 pub(crate) use upgrade::Upgrading;
+
+/// Boxes a future where it is made: it isn't made first and then copied, which for a request's is kilobytes.
+pub(crate) fn boxed<F>(make: impl FnOnce() -> F) -> std::pin::Pin<Box<F>> {
+    let room = Box::new_uninit();
+    Box::into_pin(Box::write(room, make()))
+}

@@ -83,7 +83,7 @@ pub(crate) enum Silence {
 pub(crate) struct Failed {
     pub(crate) error: UpstreamError,
     /// There if it can be sent again, because it is still whole.
-    pub(crate) request: Option<Request<Relay>>,
+    pub(crate) request: Option<Box<Request<Relay>>>,
     /// Not one byte of it was sent, so it is there.
     pub(crate) unsent: bool,
 }
@@ -92,7 +92,7 @@ pub(crate) struct Answered {
     pub(crate) response: Response<Arriving>,
     pub(crate) lease: Option<Lease>,
     /// What was asked, if that is still whole.
-    pub(crate) request: Option<Request<Relay>>,
+    pub(crate) request: Option<Box<Request<Relay>>>,
 }
 
 pub(crate) struct Pool {
@@ -172,7 +172,7 @@ impl Pool {
         &self,
         target: Target<'_>,
         http2: bool,
-        request: Request<Relay>,
+        request: Box<Request<Relay>>,
         connect: Duration,
         silence: Silence,
     ) -> Result<Answered, Failed> {
@@ -213,7 +213,7 @@ impl Pool {
     async fn send_http1(
         &self,
         target: Target<'_>,
-        request: Request<Relay>,
+        request: Box<Request<Relay>>,
         connect: Duration,
     ) -> Result<Answered, Failed> {
         let key = Key::of(target);
@@ -257,7 +257,7 @@ impl Pool {
     async fn send_http2(
         &self,
         target: Target<'_>,
-        request: Request<Relay>,
+        request: Box<Request<Relay>>,
         connect: Duration,
         silence: Silence,
     ) -> Result<Answered, Failed> {
@@ -353,7 +353,7 @@ async fn dial(engine: &Engine, target: Target<'_>, name: &'static [u8]) -> Resul
 // === impl Failed, Target ===
 
 impl Failed {
-    pub(crate) fn unsent(error: UpstreamError, request: Request<Relay>) -> Self {
+    pub(crate) fn unsent(error: UpstreamError, request: Box<Request<Relay>>) -> Self {
         Self { error, request: Some(request), unsent: true }
     }
 }

@@ -86,7 +86,7 @@ pub(crate) async fn deliver(at: Rc<Arrival>, mut request: Request<Arriving>) -> 
 
 async fn admit(
     at: &Arrival,
-    mut request: Request<Relay>,
+    mut request: Box<Request<Relay>>,
     upgrade: Option<&Upgrade>,
     exchange: &mut Exchange,
 ) -> Result<Response<Arriving>, RequestError> {

@@ -134,15 +134,15 @@ impl Exchange {
         self.started
     }
 
-    /// The request with its body counted here.
-    pub(crate) fn relay(&self, request: Request<Arriving>) -> Request<Relay> {
-        request.map(|body| {
+    /// The request with its body counted here. Boxed, because it goes through many hands.
+    pub(crate) fn relay(&self, request: Request<Arriving>) -> Box<Request<Relay>> {
+        Box::new(request.map(|body| {
             if body.is_end_stream() {
                 Relay::Empty
             } else {
                 Relay::Request { inner: body, upload: self.upload.clone() }
             }
-        })
+        }))
     }
 
     /// Hands the answer on; the record ends with its body, or with the protocol that both sides changed to.

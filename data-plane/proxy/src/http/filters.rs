@@ -124,7 +124,7 @@ pub(super) async fn mirror(
         let Ok((destination, port)) = resolve(snapshot, &mirror.backend) else { continue };
         let Ok(picked) = from.pick(destination, None, &[]) else { continue };
         let connect = destination.service.policy.connect_timeout;
-        let mut copy = Request::new(Relay::Full(body.clone()));
+        let mut copy = Box::new(Request::new(Relay::Full(body.clone())));
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
         *copy.version_mut() = request.version();

@@ -61,7 +61,7 @@ pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Arriving>)
 
 async fn route(
     from: &Rc<Departure>,
-    mut request: Request<Relay>,
+    mut request: Box<Request<Relay>>,
     upgrade: Option<&Upgrade>,
     exchange: &mut Exchange,
 ) -> Result<Reply, RequestError> {

@@ -42,9 +42,9 @@ enum Tried {
     /// Its body may take until `deadline`.
     Answer { answered: Answered, deadline: Option<Instant> },
     /// Not one byte was sent.
-    Unsent(Request<Relay>, RequestError),
+    Unsent(Box<Request<Relay>>, RequestError),
     /// With the request, if it may be sent again.
-    Broken(RequestError, Option<Request<Relay>>),
+    Broken(RequestError, Option<Box<Request<Relay>>>),
     /// The request can't be sent to anybody.
     Refused(RequestError),
 }
@@ -58,7 +58,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 pub(super) async fn send(
     from: &Departure,
     plan: Plan<'_>,
-    mut request: Request<Relay>,
+    mut request: Box<Request<Relay>>,
     upgrade: Option<&Upgrade>,
     exchange: &mut Exchange,
 ) -> Result<Reply, RequestError> {
@@ -143,7 +143,7 @@ async fn try_once(
     from: &Departure,
     plan: &Plan<'_>,
     picked: &Picked,
-    mut request: Request<Relay>,
+    mut request: Box<Request<Relay>>,
     upgrade: Option<&Upgrade>,
     silence: Silence,
     repeatable: bool,
@@ -240,7 +240,7 @@ pub(super) async fn for_mirror(
     picked: &Picked,
     endpoint: SocketAddr,
     connect: Duration,
-    mut request: Request<Relay>,
+    mut request: Box<Request<Relay>>,
 ) -> Result<(), RequestError> {
     let spec = &picked.endpoint.spec;
     let version = request.version();
@@ -262,8 +262,8 @@ pub(super) async fn for_mirror(
 }
 
 /// The same request again; only ones without a body are asked for.
-fn copy(request: &Request<Relay>) -> Request<Relay> {
-    let mut again = Request::new(Relay::Empty);
+fn copy(request: &Request<Relay>) -> Box<Request<Relay>> {
+    let mut again = Box::new(Request::new(Relay::Empty));
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.version_mut() = request.version();

@@ -43,13 +43,13 @@ pub(crate) struct Answer {
     /// `None`: it has changed its protocol.
     pub(crate) connection: Option<Connection>,
     /// What was asked, if it has no body.
-    pub(crate) request: Option<Request<Relay>>,
+    pub(crate) request: Option<Box<Request<Relay>>>,
 }
 
 /// Sends a request. What is left of its body when the answer begins is sent on beside it.
 pub(crate) async fn send(
     Connection(wire): Connection,
-    request: Request<Relay>,
+    request: Box<Request<Relay>>,
     header_bytes: usize,
 ) -> Result<Answer, Failed> {
     let is_head = request.method() == Method::HEAD;

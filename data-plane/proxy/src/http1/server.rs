@@ -19,7 +19,7 @@ use super::{
     write::{Outgoing, scratch},
 };
 use crate::{
-    http::{Arriving, Relay, Upgrading},
+    http::{Arriving, Relay, Upgrading, boxed},
     stream::Io,
 };
 
@@ -55,9 +55,7 @@ where
         };
         let (request, changing) = arriving(head, &wire);
         // Boxed: an idle connection has no need of the room.
-        // Room first: what is made after it is made in it, and not copied.
-        let room = Box::new_uninit();
-        let mut answering = Box::into_pin(Box::write(room, handle(request)));
+        let mut answering = boxed(|| handle(request));
         let Some(response) = unless_gone(&wire, |cx| answering.as_mut().poll(cx)).await else { return Ok(()) };
         drop(answering);
         wire.expects.set(false);

@@ -58,7 +58,7 @@ async fn asked(answer: &str) -> Result<Answer, Failed> {
     far.shutdown().await.unwrap();
     // Whoever reads the request: it must not be broken off.
     spawn_local(async move { far.read_to_end(&mut Vec::new()).await });
-    send(Connection::new(near), Request::get("/").body(Relay::Empty).unwrap(), LIMIT).await
+    send(Connection::new(near), Request::get("/").body(Relay::Empty).unwrap().into(), LIMIT).await
 }
 
 fn relayed(body: Bytes) -> Relay {
@@ -72,7 +72,7 @@ async fn one_request_after_the_other_on_one_connection() {
         let long = Bytes::from(vec![3; 3 << 20]);
         for body in [Bytes::new(), Bytes::from_static(b"short"), long, Bytes::from_static(b"again")] {
             assert!(connection.is_open());
-            let request = Request::post("/").header("host", "a").body(relayed(body.clone())).unwrap();
+            let request = Request::post("/").header("host", "a").body(relayed(body.clone())).unwrap().into();
             let Answer { response, connection: back, .. } = send(connection, request, LIMIT).await.ok().unwrap();
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(response.body().size_hint().exact(), Some(body.len() as u64));
@@ -117,7 +117,7 @@ async fn hyper_as_client_and_as_server() {
         });
         let mut connection = Connection::new(near);
         for size in [0, 10, 100_000] {
-            let request = Request::put("/").header("host", "a").body(relayed(vec![1; size].into())).unwrap();
+            let request = Request::put("/").header("host", "a").body(relayed(vec![1; size].into())).unwrap().into();
             let Answer { response, connection: back, .. } = send(connection, request, LIMIT).await.ok().unwrap();
             assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), size);
             connection = back.unwrap();
@@ -281,7 +281,7 @@ async fn a_request_that_found_nobody_comes_back() {
         let connection = Connection::new(near);
         drop(far);
         assert!(!connection.is_open());
-        let request = Request::get("/").body(Relay::Empty).unwrap();
+        let request = Request::get("/").body(Relay::Empty).unwrap().into();
         let failed = send(connection, request, LIMIT).await.err().unwrap();
         assert!(failed.request.is_some() && failed.unsent);
     })
@@ -303,7 +303,7 @@ async fn an_answer_that_comes_before_the_body_has_been_sent() {
             far.write_all(b"k").await.unwrap();
             far
         });
-        let request = Request::post("/").body(relayed(long)).unwrap();
+        let request = Request::post("/").body(relayed(long)).unwrap().into();
         let Answer { response, connection, request } = send(Connection::new(near), request, LIMIT).await.ok().unwrap();
         assert!(request.is_none());
         let connection = connection.unwrap();
@@ -331,7 +331,7 @@ async fn both_sides_change_the_protocol() {
         });
         let request = Request::builder().method(Method::GET).header("upgrade", "shout").header("connection", "upgrade");
         let Answer { response, connection, .. } =
-            send(Connection::new(peer), request.body(Relay::Empty).unwrap(), LIMIT).await.ok().unwrap();
+            send(Connection::new(peer), request.body(Relay::Empty).unwrap().into(), LIMIT).await.ok().unwrap();
         assert!(connection.is_none());
         let Arriving::Tunnel(mut stream) = response.into_body() else { panic!("no tunnel") };
         stream.write_all(b"hello").await.unwrap();

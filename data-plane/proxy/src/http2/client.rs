@@ -105,7 +105,7 @@ async fn drive<S, E>(
 /// Sends a request. What is left of its body when the answer begins is sent on beside it.
 pub(crate) async fn send(
     sender: &mut SendRequest<Bytes>,
-    request: Request<Relay>,
+    request: Box<Request<Relay>>,
 ) -> Result<Response<Arriving>, Failed> {
     let broken = |error: h2::Error| Failed { error: UpstreamError::Http2(error), request: None, unsent: false };
     if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     engine::Limits,
-    http::{Arriving, Relay, Upgrading},
+    http::{Arriving, Relay, Upgrading, boxed},
     stream::Io,
 };
 
@@ -78,7 +78,7 @@ where
         let (request, respond) = accepted?;
         let handle = handle.clone();
         // Boxed: spawning moves a future many times, and this one holds all that a request needs.
-        tokio::task::spawn_local(Box::pin(async move { answer(&*handle, request, respond).await }));
+        tokio::task::spawn_local(boxed(|| async move { answer(&*handle, request, respond).await }));
     }
 }
 

@@ -43,8 +43,8 @@ where
     tokio::time::timeout(Duration::from_secs(20), LocalSet::new().run_until(run)).await.expect("it hangs");
 }
 
-fn request(body: Relay) -> Request<Relay> {
-    Request::builder().method(Method::POST).uri("http://app/echo").body(body).unwrap()
+fn request(body: Relay) -> Box<Request<Relay>> {
+    Request::builder().method(Method::POST).uri("http://app/echo").body(body).unwrap().into()
 }
 
 /// Gives a request's body back in one piece.
@@ -110,7 +110,7 @@ async fn a_body_is_passed_on_to_its_end_however_that_comes() {
             let mut sender = sender.clone();
             async move {
                 let inner = request.map(|inner| Relay::Request { inner, upload: Default::default() });
-                let response = send(&mut sender, inner).await.ok().unwrap();
+                let response = send(&mut sender, inner.into()).await.ok().unwrap();
                 response.map(|inner| Relay::Request { inner, upload: Default::default() })
             }
         };
@@ -171,7 +171,7 @@ async fn a_tunnel_carries_bytes_both_ways_and_half_closes() {
         let mut request = request(Relay::Empty);
         *request.method_mut() = Method::CONNECT;
         request.extensions_mut().insert(Protocol::from("websocket"));
-        let response = send(&mut sender, request).await.ok().unwrap();
+        let response = send(&mut sender, request.into()).await.ok().unwrap();
         let Arriving::Tunnel(mut tunnel) = response.into_body() else { panic!("no tunnel") };
         let sent: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
         tunnel.write_all(&sent).await.unwrap();

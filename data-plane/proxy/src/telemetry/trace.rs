@@ -96,7 +96,10 @@ impl TraceContext {
         write_hex(&mut text[3..35], &self.trace_id.to_be_bytes());
         write_hex(&mut text[36..52], &self.parent_id.to_be_bytes());
         write_hex(&mut text[53..55], &[self.flags]);
-        HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are visible ASCII")
+        let mut value = HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are visible ASCII");
+        // It won't come again: HPACK needn't keep it in the tables of both ends (RFC 7541 section 6.2.3).
+        value.set_sensitive(true);
+        value
     }
 }
 
