@@ -1,13 +1,12 @@
 //! What is served: every resource of every type, encoded once, versioned by its content.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
+
+use crate::Map;
 
 /// One encoded resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +23,9 @@ pub struct Resource {
 /// All resources of one type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TypeSet {
-    pub resources: BTreeMap<Arc<str>, Arc<Resource>>,
+    pub resources: Map<Arc<str>, Arc<Resource>>,
     /// Alias to name.
-    pub aliases: HashMap<Arc<str>, Arc<str>>,
+    pub aliases: Map<Arc<str>, Arc<str>>,
 }
 
 /// Everything that can be asked for, by type URL. Unchanged parts are shared with the snapshot before.
@@ -36,7 +35,7 @@ pub struct MeshSnapshot {
     /// SPIFFE IDs of shared proxies: they may ask for everything.
     pub shared_identities: Vec<Arc<str>>,
     /// Workload name (`NAMESPACE/NAME`) to its SPIFFE ID.
-    pub workloads: BTreeMap<Arc<str>, Arc<str>>,
+    pub workloads: Map<Arc<str>, Arc<str>>,
     /// Grows with each snapshot of this process.
     pub generation: u64,
 }
@@ -82,8 +81,8 @@ fn version(body: &[u8]) -> Arc<str> {
 
 impl TypeSet {
     fn assemble(drafts: Vec<Draft>, previous: Option<&Arc<Self>>) -> Arc<Self> {
-        let mut resources = BTreeMap::new();
-        let mut aliases = HashMap::new();
+        let mut resources = Map::default();
+        let mut aliases = Map::default();
         let mut unchanged = 0;
         for draft in drafts {
             let before = previous.and_then(|set| set.resources.get(draft.name.as_str()));
@@ -106,7 +105,7 @@ impl MeshSnapshot {
     pub(crate) fn assemble(
         drafts: BTreeMap<&'static str, Vec<Draft>>,
         shared_identities: Vec<Arc<str>>,
-        workloads: BTreeMap<Arc<str>, Arc<str>>,
+        workloads: Map<Arc<str>, Arc<str>>,
         previous: Option<&Self>,
     ) -> Self {
         let types = drafts
