@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::Map;
 
 /// One encoded resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resource {
     pub name: Arc<str>,
     /// Other names it answers to, such as `@10.0.0.1`.
