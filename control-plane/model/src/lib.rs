@@ -3,6 +3,7 @@
 pub mod held;
 pub mod inputs;
 pub mod map;
+pub mod part;
 pub mod snapshot;
 
 mod access;
@@ -21,4 +22,5 @@ pub use finding::{Concern, Finding, Reason};
 pub use held::{Held, Holdings};
 pub use inputs::Inputs;
 pub use map::Map;
+pub use part::{Before, Part};
 pub use snapshot::{MeshSnapshot, Resource, TypeSet};

@@ -81,20 +81,20 @@ fn version(body: &[u8]) -> Arc<str> {
 
 impl TypeSet {
     fn assemble(drafts: Vec<Draft>, previous: Option<&Arc<Self>>) -> Arc<Self> {
-        let mut resources = Map::default();
-        let mut aliases = Map::default();
+        let mut set = Self::default();
         let mut unchanged = 0;
         for draft in drafts {
             let before = previous.and_then(|set| set.resources.get(draft.name.as_str()));
             let resource = draft.finish(before);
             unchanged += usize::from(before.is_some_and(|before| Arc::ptr_eq(before, &resource)));
-            aliases.extend(resource.aliases.iter().map(|alias| (alias.clone(), resource.name.clone())));
-            resources.insert(resource.name.clone(), resource);
+            set.put(&resource);
         }
         match previous {
             // Aliases are those of the resources.
-            Some(previous) if previous.resources.len() == unchanged && resources.len() == unchanged => previous.clone(),
-            _ => Arc::new(Self { resources, aliases }),
+            Some(previous) if previous.resources.len() == unchanged && set.resources.len() == unchanged => {
+                previous.clone()
+            }
+            _ => Arc::new(set),
         }
     }
 }
@@ -123,7 +123,7 @@ impl MeshSnapshot {
     }
 
     /// Whether both serve the same; cheap where they share.
-    fn same_content(&self, other: &Self) -> bool {
+    pub(crate) fn same_content(&self, other: &Self) -> bool {
         let same_types = self.types.len() == other.types.len()
             && self.types.iter().all(|(url, set)| other.types.get(url).is_some_and(|o| Arc::ptr_eq(set, o)));
         same_types && self.shared_identities == other.shared_identities && self.workloads == other.workloads
