@@ -177,9 +177,8 @@ impl Source {
         }
         let (index, settings, last) = (self.index.clone(), settings.clone(), self.last.clone());
         let concern = self.tracker.take();
-        let everything = concern.everything || concern.services.contains(&*self.index.shared_service());
         let task = match last {
-            Some(last) if !everything => {
+            Some(last) if !concern.is_everything(&self.index) => {
                 let neighbourhood = Neighbourhood::of(concern, &self.index, &self.tracker.relations);
                 spawn_blocking(move || Derived::new(&index, neighbourhood.derive(&settings, &last)))
             }

@@ -46,11 +46,12 @@ impl Tracker {
 
     /// The index has `after` already.
     pub(super) fn pod(&mut self, name: &Name, before: Option<&Pod>, after: Option<&Pod>, index: &Index) {
-        let pods = || before.into_iter().chain(after);
-        if index.written_as(name).is_some() {
-            // It has no effect while there is a pod of its name.
+        // A Workload has no effect while there is a pod of its name.
+        if self.concern.everything || index.written_as(name).is_some() {
             self.everything();
+            return self.relations.pod(name, before, after);
         }
+        let pods = || before.into_iter().chain(after);
         // The one before was of the same name, but perhaps had other labels and addresses.
         let services = |tracker: &Self| -> BTreeSet<Name> {
             pods().flat_map(|pod| tracker.relations.services_of(name, Some(pod), index)).collect()
@@ -58,9 +59,9 @@ impl Tracker {
         let addresses: BTreeSet<IpAddr> = pods().flat_map(|pod| &pod.addresses).copied().collect();
         let mut concerned = services(self);
         self.relations.pod(name, before, after);
-        concerned.append(&mut services(self));
+        concerned.extend(services(self));
         self.concern.workloads.insert(Arc::clone(name));
-        self.concern.services.append(&mut concerned);
+        self.concern.services.extend(concerned);
         addresses.into_iter().for_each(|address| self.address(address, index));
     }
 
@@ -68,6 +69,9 @@ impl Tracker {
         let (old, new) = (before.map_or(&[][..], |slice| &slice.endpoints), after.map_or(&[][..], |s| &s.endpoints));
         let same = before.map(|s| (&s.ports, &s.service)) == after.map(|s| (&s.ports, &s.service));
         self.relations.slice(name, before, after);
+        if self.concern.everything {
+            return;
+        }
         for (slice, endpoints, others) in [(before, old, new), (after, new, old)] {
             let Some(slice) = slice else { continue };
             self.concern.services.extend(relations::service_of(slice));
@@ -85,12 +89,14 @@ impl Tracker {
         index: &Index,
     ) {
         // Policies that name it are judged by whether it is there.
-        if before.map(convert::carries) != after.map(convert::carries) && index.is_target(name) {
+        let came_or_went = before.map(convert::carries) != after.map(convert::carries);
+        if self.concern.everything || (came_or_went && index.is_target(name)) {
             self.everything();
+            return self.relations.service(name, before, after, &index.pods);
         }
         let mut members = self.relations.members(name, &index.slices);
         self.relations.service(name, before, after, &index.pods);
-        members.append(&mut self.relations.members(name, &index.slices));
+        members.extend(self.relations.members(name, &index.slices));
         // What is known of its members by its slices, others say as well.
         members.iter().for_each(|member| self.member(member, index));
         let written = index.written().map(|(workload, _)| workload);
@@ -118,7 +124,7 @@ impl Tracker {
     /// A pod, or what is only known by an address, and all that it is behind.
     fn member(&mut self, name: &Name, index: &Index) {
         let pod = index.pods.get(name).map(AsRef::as_ref);
-        self.concern.services.append(&mut self.relations.services_of(name, pod, index));
+        self.concern.services.extend(self.relations.services_of(name, pod, index));
         self.concern.workloads.insert(Arc::clone(name));
     }
 
@@ -147,6 +153,14 @@ impl Concern {
             addresses: BTreeSet::new(),
             routes: BTreeSet::new(),
         }
+    }
+
+    /// Whether it is so much that to derive everything costs less, or all there is.
+    pub(super) fn is_everything(&self, index: &Index) -> bool {
+        let concerned = self.services.len() + self.workloads.len();
+        let all = index.pods.len() + index.resources.get("Service").map_or(0, |services| services.len());
+        // Shared proxies are in every workload's own configuration.
+        self.everything || concerned > 100.max(all / 4) || self.services.contains(&*index.shared_service())
     }
 
     /// `considered`: all objects that are derived from, by origin.

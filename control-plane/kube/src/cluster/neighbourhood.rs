@@ -108,10 +108,10 @@ impl Search<'_> {
     fn follow(&mut self, concern: &mut Concern) {
         // Whoever may act for others is in every workload's own configuration.
         let shared: Arc<str> = self.index.shared_service().into();
-        self.members.append(&mut self.relations.members(&shared, &self.index.slices));
+        self.members.extend(self.relations.members(&shared, &self.index.slices));
         self.services.insert(shared);
         for service in &concern.services {
-            self.members.append(&mut self.relations.members(service, &self.index.slices));
+            self.members.extend(self.relations.members(service, &self.index.slices));
             self.routes.extend(self.relations.attached(service).cloned());
             for address in addresses_of(self.index.service(service)) {
                 self.services.extend(self.relations.services_at(address).cloned());
@@ -140,7 +140,7 @@ impl Search<'_> {
         }
         for member in &self.members {
             let pod = self.index.pods.get(member).map(AsRef::as_ref);
-            self.services.append(&mut self.relations.services_of(member, pod, self.index));
+            self.services.extend(self.relations.services_of(member, pod, self.index));
         }
         for (kind, route) in &self.routes {
             let route = self.index.resources.get(kind).and_then(|store| store.get(route));

@@ -224,7 +224,7 @@ fn whatever_happens() {
             let whole = Derived::new(&index, derive::outcome(&index.objects(), &settings, None));
             let concern = tracker.take();
             let derived = match &last {
-                Some(last) if !concern.everything && !concern.services.contains(&*index.shared_service()) => {
+                Some(last) if !concern.is_everything(&index) => {
                     partly += 1;
                     let neighbourhood = Neighbourhood::of(concern, &index, &tracker.relations);
                     Derived::new(&index, neighbourhood.derive(&settings, last))
