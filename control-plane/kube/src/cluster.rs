@@ -23,6 +23,8 @@ use stream::Stream;
 
 mod concern;
 mod derived;
+#[cfg(test)]
+mod events;
 mod few;
 mod health;
 mod index;
@@ -31,6 +33,7 @@ mod neighbourhood;
 mod pace;
 mod page;
 mod relations;
+mod retry;
 mod stream;
 #[cfg(test)]
 mod tests;
