@@ -120,7 +120,7 @@ impl Hub {
         }
     }
 
-    fn publish(&self, snapshot: Arc<MeshSnapshot>) {
+    pub(crate) fn publish(&self, snapshot: Arc<MeshSnapshot>) {
         // There is no other writer.
         let before = Arc::clone(&self.state().snapshot);
         let changed = between(&before, &snapshot);
@@ -133,6 +133,13 @@ impl Hub {
             }
         }
         self.generation.send_replace(generation);
+    }
+
+    /// Whether nothing is left of any stream.
+    #[cfg(test)]
+    pub(crate) fn is_forgotten(&self) -> bool {
+        let state = self.state();
+        state.streams.is_empty() && state.asks.values().all(HashMap::is_empty)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -24,6 +24,9 @@ use crate::{
     known_type,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Responses that wait for one client's socket. At most one of each type can be unanswered.
 const QUEUE: usize = 4;
 /// Longest request in bytes: `initial_resource_versions` of a proxy that holds the whole mesh.
