@@ -4,6 +4,7 @@
 //! and what was last sent. So pushes that wait for an acknowledgement coalesce by themselves: the latest wins. A snapshot is
 //! only looked at, never kept: what doesn't concern a client must cost it nothing, memory included.
 
+mod holding;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::{
     protocol::{MAX_NAME, MAX_NAMES},
     scope::globs_of,
 };
+use holding::{Held, Holding};
 use plan::Plan;
 
 /// Bytes kept of a client's reason for a rejection.
@@ -49,8 +51,8 @@ pub struct Subscription {
     owed: BTreeSet<Arc<str>>,
     /// The next push goes out even if it is empty.
     answer_due: bool,
-    /// What the client was sent, by canonical name.
-    held: BTreeMap<Arc<str>, Held>,
+    /// What the client was sent.
+    held: Holding,
     in_flight: Option<InFlight>,
     plan: Plan,
     nack: Option<Nack>,
@@ -76,15 +78,6 @@ enum Answer {
 }
 
 #[derive(Debug)]
-struct Held {
-    /// In the version that was sent last; no more than name and version of one that the client brought along, until it is
-    /// found to be current.
-    sent: Arc<Resource>,
-    /// In the version that is in force at the client.
-    accepted: Option<Arc<Resource>>,
-}
-
-#[derive(Debug)]
 struct InFlight {
     nonce: u64,
     names: BTreeSet<Arc<str>>,
@@ -104,7 +97,7 @@ impl Subscription {
             asks: BTreeMap::new(),
             owed: BTreeSet::new(),
             answer_due: false,
-            held: BTreeMap::new(),
+            held: Holding::default(),
             in_flight: None,
             plan: Plan::default(),
             nack: None,
@@ -174,18 +167,15 @@ impl Subscription {
         }
         self.answer_due = false;
         self.owed.clear();
+        self.held.remove(&plan.removed);
         for name in &plan.removed {
-            self.held.remove(name);
             self.asks.entry(Arc::clone(name)).and_modify(|slot| *slot = Answer::Absent);
         }
         // What was a resource's name may be an alias by now.
         for (ask, answer) in plan.answers {
             self.asks.entry(ask).and_modify(|slot| *slot = answer);
         }
-        for (name, resource) in &plan.upserts {
-            let accepted = self.held.remove(name).and_then(|held| held.accepted);
-            self.held.insert(Arc::clone(name), Held { sent: Arc::clone(resource), accepted });
-        }
+        self.held.send(&plan.upserts);
         *nonces += 1;
         self.in_flight = Some(InFlight { nonce: *nonces, names: plan.upserts.keys().cloned().collect() });
         let (resources, removed) = match self.variant {
@@ -193,20 +183,20 @@ impl Subscription {
                 plan.unknown.append(&mut plan.removed);
                 (plan.upserts.into_values().collect(), plan.unknown.into_iter().collect())
             }
-            Variant::StateOfTheWorld => (self.held.values().map(|held| Arc::clone(&held.sent)).collect(), Vec::new()),
+            Variant::StateOfTheWorld => (self.held.iter().map(|held| Arc::clone(&held.sent)).collect(), Vec::new()),
         };
         Some(Push { type_url: self.type_url, nonce: *nonces, resources, removed })
     }
 
     /// Versions in force at the client, by name.
     pub(crate) fn accepted(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
-        self.held.iter().filter_map(|(name, held)| Some((name, &held.accepted.as_ref()?.version)))
+        self.held.iter().filter_map(|held| Some((&held.sent.name, &held.accepted.as_ref()?.version)))
     }
 
     /// Names of what the client was sent or is to be sent next.
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        let coming = self.plan.upserts.keys().filter(|name| !self.held.contains_key(*name));
-        self.held.keys().chain(coming)
+        let coming = self.plan.upserts.keys().filter(|name| self.held.get(name).is_none());
+        self.held.names().chain(coming)
     }
 
     /// At most this many [`names`](Self::names) there are.
@@ -264,11 +254,13 @@ impl Subscription {
             self.answer_due = true;
             // The legacy form of `*`; it exists only as long as nothing was ever asked for by name.
             self.wildcard = subscribe.is_empty();
-            for (name, version) in known {
-                admit(&name, self.held.len())?;
-                let known = Resource { name: name.into(), version: version.into(), ..Resource::default() };
-                self.held.insert(Arc::clone(&known.name), Held::known(known));
+            for (present, name) in known.keys().enumerate() {
+                admit(name, present)?;
             }
+            let known = known.into_iter().map(|(name, version)| {
+                Held::known(Resource { name: name.into(), version: version.into(), ..Resource::default() })
+            });
+            self.held.bring(known);
         }
         for name in subscribe {
             self.subscribe(name, first)?;
@@ -331,7 +323,7 @@ impl Subscription {
     /// What the client no longer asks for, it drops by itself.
     fn forget_unasked(&mut self) {
         let mut held = std::mem::take(&mut self.held);
-        held.retain(|name, held| self.is_asked_for(name, &held.sent.aliases));
+        held.retain(|held| self.is_asked_for(&held.sent.name, &held.sent.aliases));
         self.held = held;
     }
 
@@ -340,16 +332,6 @@ impl Subscription {
             || self.asks.contains_key(name)
             || aliases.iter().any(|alias| self.asks.contains_key(alias))
             || globs_of(name).any(|glob| self.asks.contains_key(glob.as_str()))
-    }
-}
-
-// === impl Held ===
-
-impl Held {
-    /// What a client brought along.
-    fn known(resource: Resource) -> Self {
-        let resource = Arc::new(resource);
-        Self { sent: Arc::clone(&resource), accepted: Some(resource) }
     }
 }
 

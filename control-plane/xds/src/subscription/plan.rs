@@ -7,7 +7,7 @@ use std::{
 
 use outrigger_model::{Resource, TypeSet};
 
-use super::{Answer, Held, Subscription};
+use super::{Answer, Subscription};
 use crate::{
     changes::Change,
     scope::{globs_of, is_glob},
@@ -33,7 +33,7 @@ impl Subscription {
     pub(super) fn replan(&mut self, set: &TypeSet) {
         self.plan = Plan::default();
         let asks: BTreeSet<Arc<str>> = self.asks.keys().chain(&self.owed).cloned().collect();
-        let mut names: BTreeSet<Arc<str>> = self.held.keys().cloned().collect();
+        let mut names: BTreeSet<Arc<str>> = self.held.names().cloned().collect();
         let wildcard: Option<Arc<str>> = self.wildcard.then(|| "*".into());
         for ask in asks.iter().chain(&wildcard) {
             self.scope.find(set, ask, |resource| {
@@ -131,23 +131,5 @@ impl Subscription {
 impl Plan {
     fn force(&mut self, ask: &Arc<str>, resource: &Resource) {
         self.forced.entry(Arc::clone(ask)).or_default().insert(Arc::clone(&resource.name));
-    }
-}
-
-// === impl Held ===
-
-impl Held {
-    /// Whether it was sent last. What only has the same content is no longer kept.
-    fn is_current(&mut self, resource: &Arc<Resource>) -> bool {
-        if self.sent.version != resource.version {
-            return false;
-        }
-        if !Arc::ptr_eq(&self.sent, resource) {
-            if self.accepted.as_ref().is_some_and(|accepted| accepted.version == resource.version) {
-                self.accepted = Some(Arc::clone(resource));
-            }
-            self.sent = Arc::clone(resource);
-        }
-        true
     }
 }
