@@ -129,7 +129,7 @@ impl Mesh {
         let (snapshot_sender, snapshots) = watch::channel(Arc::default());
         let (problem_sender, problems) = watch::channel(Vec::new());
         let (derived_sender, derived) = watch::channel(None);
-        let (namespace_sender, namespaces) = watch::channel(Arc::default());
+        let (namespace_sender, namespaces) = watch::channel(Store::default());
         let (leadership_sender, leadership) = watch::channel(Leadership::Follower { holder: None });
         let (unmeshed_sender, unmeshed) = watch::channel(Arc::new(unmeshed::Report::default()));
         let outputs = Outputs {

@@ -14,17 +14,26 @@ use tokio::{
 };
 
 use crate::{Settings, derive};
+use concern::Tracker;
 use index::{Change, Index, Update};
 use kinds::KINDS;
+use neighbourhood::Neighbourhood;
 use pace::Pace;
 use stream::Stream;
 
+mod concern;
 mod derived;
+#[cfg(test)]
+mod events;
+mod few;
 mod health;
 mod index;
 mod kinds;
+mod neighbourhood;
 mod pace;
 mod page;
+mod relations;
+mod retry;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -79,6 +88,7 @@ struct Running {
 /// The one writer.
 struct Source {
     index: Index,
+    tracker: Tracker,
     pace: Pace,
     sinks: Sinks,
     last: Option<Arc<Derived>>,
@@ -104,7 +114,8 @@ pub async fn watch(
         watches.spawn(Stream { client, kind, updates, status }.run());
     }
     drop(updates);
-    let mut source = Source { index: Index::new(), pace: Pace::default(), sinks, last: None };
+    let mut source =
+        Source { index: Index::new(), tracker: Tracker::default(), pace: Pace::default(), sinks, last: None };
     let mut running: Option<Running> = None;
     loop {
         let due = source.pace.due().filter(|_| running.is_none() && source.index.is_complete());
@@ -119,7 +130,10 @@ pub async fn watch(
                 ended.map_err(ClusterError::Watch)?;
                 return Err(ClusterError::Ended);
             }
-            Ok(()) = settings.changed() => source.pace.note(Change::Matters, Instant::now()),
+            Ok(()) = settings.changed() => {
+                source.tracker.everything();
+                source.pace.note(Change::Matters, Instant::now());
+            }
             derived = finished(&mut running) => {
                 running = None;
                 source.publish(derived);
@@ -143,7 +157,7 @@ async fn finished(running: &mut Option<Running>) -> (Result<Derived, JoinError>,
 
 impl Source {
     fn absorb(&mut self, (kind, update): (usize, Update), status: &WatchStatus) {
-        let change = self.index.absorb(kind, update);
+        let change = self.index.absorb(kind, update, &mut self.tracker);
         let objects = self.index.len(kind);
         if status.objects(kind) != objects {
             status.update(kind, |status| status.objects = objects);
@@ -165,7 +179,17 @@ impl Source {
             return None;
         }
         let (index, settings, last) = (self.index.clone(), settings.clone(), self.last.clone());
-        let task = spawn_blocking(move || Derived::new(&index, &settings, last.as_ref().map(|last| &*last.snapshot)));
+        let concern = self.tracker.take();
+        let task = match last {
+            Some(last) if !concern.is_everything(&self.index) => {
+                let neighbourhood = Neighbourhood::of(concern, &self.index, &self.tracker.relations);
+                spawn_blocking(move || Derived::new(&index, neighbourhood.derive(&settings, &last)))
+            }
+            last => spawn_blocking(move || {
+                let last = last.as_ref().map(|last| &*last.snapshot);
+                Derived::new(&index, derive::outcome(&index.objects(), &settings, last))
+            }),
+        };
         Some(Running { task, begun })
     }
 
@@ -176,6 +200,7 @@ impl Source {
             // A bug; what is served stays, and the next change may be one that doesn't meet it.
             Err(error) => {
                 tracing::error!(%error, "nothing can be derived from what the cluster says; what is served stays");
+                self.tracker.everything();
                 return;
             }
         };
@@ -203,8 +228,7 @@ impl Source {
 // === impl Derived ===
 
 impl Derived {
-    fn new(index: &Index, settings: &Settings, previous: Option<&MeshSnapshot>) -> Self {
-        let mut outcome = derive::outcome(&index.objects(), settings, previous);
+    fn new(index: &Index, mut outcome: derive::Outcome) -> Self {
         outcome.findings.sort();
         outcome.findings.dedup();
         let mut problems = index.problems();

@@ -8,10 +8,11 @@ use std::{
 
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use outrigger_crds::{
-    AccessPolicy, MeshConfig, MeshRoute, TrafficPolicy, Workload,
+    AccessPolicy, MeshConfig, MeshRoute, Object, TrafficPolicy, Workload,
     gateway::{GrpcRoute, HttpRoute, ReferenceGrant},
 };
 use outrigger_model::{Finding, Inputs, Reason};
+use outrigger_wire::proto::config as wire;
 
 use crate::{Settings, pod::Pod, slice::Slice};
 
@@ -88,6 +89,45 @@ pub fn inputs(objects: &Objects<'_>, settings: &Settings) -> (Inputs, Vec<Findin
         routes,
     };
     (inputs, findings)
+}
+
+/// Whether the mesh carries what is sent to a service; `None` for a name of something outside, which it doesn't.
+pub(crate) fn carries(service: &Service) -> Option<bool> {
+    (!members::is_external(service)).then(|| members::speaks_tcp(service))
+}
+
+/// Services that a route is attached to or would be, and those that it sends to; `None` for what is no route.
+pub(crate) fn references(object: &Object) -> Option<(Vec<String>, Vec<String>)> {
+    let mut findings = Vec::new();
+    let (route, parents) = match object {
+        Object::HttpRoute(route) => (
+            gateway_routes::http_route(route, &[], &mut findings),
+            gateway_routes::named_parents(&route.spec.parent_refs, &route.metadata),
+        ),
+        Object::GrpcRoute(route) => (
+            gateway_routes::grpc_route(route, &[], &mut findings),
+            gateway_routes::named_parents(&route.spec.parent_refs, &route.metadata),
+        ),
+        Object::MeshRoute(route) => {
+            let route = mesh_routes::mesh_route(route, "");
+            let parents = route.parents.iter().map(|parent| parent.service.clone()).collect();
+            (route, parents)
+        }
+        _ => return None,
+    };
+    let mirror = |filter: &wire::Filter| match &filter.kind {
+        Some(wire::filter::Kind::Mirror(mirror)) => mirror.backend.as_ref().map(|backend| backend.service.clone()),
+        _ => None,
+    };
+    let mut backends = Vec::new();
+    for rule in &route.rules {
+        backends.extend(rule.filters.iter().filter_map(mirror));
+        for backend in &rule.backends {
+            backends.push(backend.service.clone());
+            backends.extend(backend.filters.iter().filter_map(mirror));
+        }
+    }
+    Some((parents, backends))
 }
 
 /// Namespace and name.

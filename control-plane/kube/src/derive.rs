@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 use outrigger_crds::{Loaded, Object, Problem};
-use outrigger_model::{Affects, Finding, MeshSnapshot, build};
+use outrigger_model::{Affects, Before, Built, Finding, MeshSnapshot, Part, build};
 
 use crate::{
     Settings,
@@ -25,6 +25,17 @@ pub fn outcome(objects: &Objects<'_>, settings: &Settings, previous: Option<&Mes
     let built = build(&inputs, previous);
     findings.extend(built.problems);
     Outcome { snapshot: built.snapshot, findings, affects: built.affects }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Of all objects, of which those that were derived from were all that the part depends on.
+    pub(crate) fn in_place(self, part: &Part, before: Before<'_>) -> Self {
+        let built = Built { snapshot: self.snapshot, problems: self.findings, affects: self.affects };
+        let Built { snapshot, problems, affects } = built.in_place(part, before);
+        Self { snapshot, findings: problems, affects }
+    }
 }
 
 /// Derives what is served from objects in order of their files. Of objects with one name the first counts.

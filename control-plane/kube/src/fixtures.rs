@@ -45,13 +45,13 @@ pub(crate) fn derived(yaml: &str, fake: Option<&Fake>) -> Arc<Derived> {
         let key = resource.metadata.namespace.as_ref().map_or(name.clone(), |namespace| format!("{namespace}/{name}"));
         resources.entry(resource.kind).or_default().insert(key.into(), Arc::new(resource));
     }
-    let resources = resources.into_iter().map(|(kind, objects)| (kind, Store::new(objects))).collect();
+    let resources = resources.into_iter().map(|(kind, objects)| (kind, Store::from_iter(objects))).collect();
     Arc::new(Derived {
         snapshot: Arc::new(built.snapshot),
         findings: Arc::new(findings),
         affects: Arc::new(built.affects),
         resources,
-        namespaces: Arc::new(namespaces),
+        namespaces: namespaces.into_iter().collect(),
         ..Derived::default()
     })
 }

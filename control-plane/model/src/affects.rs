@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::Map;
+
 /// Resources of one type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {
@@ -21,7 +23,7 @@ pub type Effects = BTreeMap<&'static str, Reach>;
 /// Effects by origin (`KIND/NAMESPACE/NAME`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Affects {
-    by_origin: BTreeMap<String, Effects>,
+    by_origin: Map<Arc<str>, Arc<Effects>>,
 }
 
 // === impl Affects ===
@@ -30,30 +32,50 @@ impl Affects {
     /// What an object has an effect on; empty for one that has none.
     pub fn of(&self, origin: &str) -> &Effects {
         static NONE: Effects = Effects::new();
-        self.by_origin.get(origin).unwrap_or(&NONE)
+        self.by_origin.get(origin).map_or(&NONE, |effects| effects)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Effects)> {
-        self.by_origin.iter().map(|(origin, effects)| (origin.as_str(), effects))
+        self.by_origin.iter().map(|(origin, effects)| (&**origin, &**effects))
     }
 
     pub(crate) fn all(&mut self, origin: &str, type_url: &'static str) {
-        self.effects(origin).insert(type_url, Reach::All);
+        self.change(origin, |effects| drop(effects.insert(type_url, Reach::All)));
     }
 
     pub(crate) fn add(&mut self, origin: &str, type_url: &'static str, name: &str) {
-        let reach = self.effects(origin).entry(type_url).or_insert_with(|| Reach::Named(BTreeSet::new()));
-        if let Reach::Named(names) = reach
-            && !names.contains(name)
-        {
-            names.insert(name.into());
+        if self.names(origin, type_url, name) {
+            return;
         }
+        self.change(origin, |effects| {
+            let reach = effects.entry(type_url).or_insert_with(|| Reach::Named(BTreeSet::new()));
+            if let Reach::Named(names) = reach {
+                names.insert(name.into());
+            }
+        });
     }
 
-    fn effects(&mut self, origin: &str) -> &mut Effects {
-        if !self.by_origin.contains_key(origin) {
-            self.by_origin.insert(origin.to_owned(), Effects::new());
+    /// Whether a resource is named; not if all are meant.
+    pub(crate) fn names(&self, origin: &str, type_url: &str, name: &str) -> bool {
+        matches!(self.of(origin).get(type_url), Some(Reach::Named(names)) if names.contains(name))
+    }
+
+    pub(crate) fn remove(&mut self, origin: &str, type_url: &'static str, name: &str) {
+        self.change(origin, |effects| {
+            if let Some(Reach::Named(names)) = effects.get_mut(type_url) {
+                names.remove(name);
+                if names.is_empty() {
+                    effects.remove(type_url);
+                }
+            }
+        });
+    }
+
+    fn change(&mut self, origin: &str, change: impl FnOnce(&mut Effects)) {
+        let mut effects = self.by_origin.remove(origin).unwrap_or_default();
+        change(Arc::make_mut(&mut effects));
+        if !effects.is_empty() {
+            self.by_origin.insert(origin.into(), effects);
         }
-        self.by_origin.entry(origin.to_owned()).or_default()
     }
 }

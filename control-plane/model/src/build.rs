@@ -33,7 +33,7 @@ pub struct Built {
 }
 
 /// Origins by address.
-type Owners<'a> = BTreeMap<IpAddr, &'a str>;
+pub(crate) type Owners<'a> = BTreeMap<IpAddr, &'a str>;
 
 /// Derives what is served. Whatever equals its counterpart in `previous` is shared with it.
 pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
@@ -46,10 +46,10 @@ pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
     affects.all(&inputs.mesh.origin, type_url::TRUST);
     affects.all(&inputs.mesh.origin, type_url::INBOUND);
     access.note(&mut affects);
-    traffic.note(&mesh, &mut affects);
 
     let mut services = services(&mesh, &traffic, &mut problems, &mut affects);
     let owners = owners(&mesh, &mut problems);
+    traffic.note(&mesh, &owners, &mut affects);
     services.append(&mut direct_services(&mesh, &traffic, &owners));
     let types = BTreeMap::from([
         (type_url::TRUST, vec![trust(inputs)]),
@@ -63,13 +63,13 @@ pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
     problems.sort();
     problems.dedup();
     for (name, member) in &mesh.members {
-        note_workload(name, member, &mut affects);
+        note_workload(name, member, &owners, &mut affects);
     }
     Built { snapshot: MeshSnapshot::assemble(types, shared_identities, workloads, previous), problems, affects }
 }
 
 /// What a Workload is in: its own resources, and its place behind each of its services. Pods have no status of ours.
-fn note_workload(name: &str, member: &Member<'_>, affects: &mut Affects) {
+fn note_workload(name: &str, member: &Member<'_>, owners: &Owners<'_>, affects: &mut Affects) {
     let workload = member.workload;
     if !workload.origin.starts_with("Workload/") {
         return;
@@ -80,7 +80,7 @@ fn note_workload(name: &str, member: &Member<'_>, affects: &mut Affects) {
     for service in &member.services {
         affects.add(&workload.origin, type_url::ENDPOINT, &format!("{service}/{}", workload.name));
     }
-    for address in workload.addresses.iter().filter(|_| workload.addressing != Addressing::Shared) {
+    for address in own(owners, workload) {
         affects.add(&workload.origin, type_url::SERVICE, &names::address_alias(*address));
     }
 }
@@ -140,7 +140,7 @@ fn owners<'a>(mesh: &Mesh<'a>, problems: &mut Vec<Finding>) -> Owners<'a> {
     owners
 }
 
-fn own<'m>(owners: &'m Owners<'_>, workload: &'m Workload) -> impl Iterator<Item = &'m IpAddr> {
+pub(crate) fn own<'m>(owners: &'m Owners<'_>, workload: &'m Workload) -> impl Iterator<Item = &'m IpAddr> {
     workload.addresses.iter().filter(|address| owners.get(*address).is_some_and(|owner| *owner == workload.origin))
 }
 

@@ -2,6 +2,8 @@
 
 pub mod held;
 pub mod inputs;
+pub mod map;
+pub mod part;
 pub mod snapshot;
 
 mod access;
@@ -19,4 +21,6 @@ pub use build::{Built, build};
 pub use finding::{Concern, Finding, Reason};
 pub use held::{Held, Holdings};
 pub use inputs::Inputs;
+pub use map::Map;
+pub use part::{Before, Part};
 pub use snapshot::{MeshSnapshot, Resource, TypeSet};

@@ -1,16 +1,15 @@
 //! What is served: every resource of every type, encoded once, versioned by its content.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
+use crate::Map;
+
 /// One encoded resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resource {
     pub name: Arc<str>,
     /// Other names it answers to, such as `@10.0.0.1`.
@@ -24,9 +23,9 @@ pub struct Resource {
 /// All resources of one type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TypeSet {
-    pub resources: BTreeMap<Arc<str>, Arc<Resource>>,
+    pub resources: Map<Arc<str>, Arc<Resource>>,
     /// Alias to name.
-    pub aliases: HashMap<Arc<str>, Arc<str>>,
+    pub aliases: Map<Arc<str>, Arc<str>>,
 }
 
 /// Everything that can be asked for, by type URL. Unchanged parts are shared with the snapshot before.
@@ -36,7 +35,7 @@ pub struct MeshSnapshot {
     /// SPIFFE IDs of shared proxies: they may ask for everything.
     pub shared_identities: Vec<Arc<str>>,
     /// Workload name (`NAMESPACE/NAME`) to its SPIFFE ID.
-    pub workloads: BTreeMap<Arc<str>, Arc<str>>,
+    pub workloads: Map<Arc<str>, Arc<str>>,
     /// Grows with each snapshot of this process.
     pub generation: u64,
 }
@@ -82,20 +81,20 @@ fn version(body: &[u8]) -> Arc<str> {
 
 impl TypeSet {
     fn assemble(drafts: Vec<Draft>, previous: Option<&Arc<Self>>) -> Arc<Self> {
-        let mut resources = BTreeMap::new();
-        let mut aliases = HashMap::new();
+        let mut set = Self::default();
         let mut unchanged = 0;
         for draft in drafts {
             let before = previous.and_then(|set| set.resources.get(draft.name.as_str()));
             let resource = draft.finish(before);
             unchanged += usize::from(before.is_some_and(|before| Arc::ptr_eq(before, &resource)));
-            aliases.extend(resource.aliases.iter().map(|alias| (alias.clone(), resource.name.clone())));
-            resources.insert(resource.name.clone(), resource);
+            set.put(&resource);
         }
         match previous {
             // Aliases are those of the resources.
-            Some(previous) if previous.resources.len() == unchanged && resources.len() == unchanged => previous.clone(),
-            _ => Arc::new(Self { resources, aliases }),
+            Some(previous) if previous.resources.len() == unchanged && set.resources.len() == unchanged => {
+                previous.clone()
+            }
+            _ => Arc::new(set),
         }
     }
 }
@@ -106,7 +105,7 @@ impl MeshSnapshot {
     pub(crate) fn assemble(
         drafts: BTreeMap<&'static str, Vec<Draft>>,
         shared_identities: Vec<Arc<str>>,
-        workloads: BTreeMap<Arc<str>, Arc<str>>,
+        workloads: Map<Arc<str>, Arc<str>>,
         previous: Option<&Self>,
     ) -> Self {
         let types = drafts
@@ -124,7 +123,7 @@ impl MeshSnapshot {
     }
 
     /// Whether both serve the same; cheap where they share.
-    fn same_content(&self, other: &Self) -> bool {
+    pub(crate) fn same_content(&self, other: &Self) -> bool {
         let same_types = self.types.len() == other.types.len()
             && self.types.iter().all(|(url, set)| other.types.get(url).is_some_and(|o| Arc::ptr_eq(set, o)));
         same_types && self.shared_identities == other.shared_identities && self.workloads == other.workloads

@@ -11,6 +11,7 @@ use wire::traffic_policy::Balancer;
 
 use crate::{
     Affects, Finding, Reason,
+    build::{Owners, own},
     inputs::{PolicyTarget, TrafficPolicy, TrafficSettings},
     mesh::{Member, Mesh, namespace_of},
 };
@@ -52,7 +53,7 @@ impl<'a> TrafficPolicies<'a> {
     }
 
     /// What each policy has a say in, whether or not an older one has said it already.
-    pub(crate) fn note(&self, mesh: &Mesh<'_>, affects: &mut Affects) {
+    pub(crate) fn note(&self, mesh: &Mesh<'_>, owners: &Owners<'_>, affects: &mut Affects) {
         if self.by_target.is_empty() {
             return;
         }
@@ -68,7 +69,7 @@ impl<'a> TrafficPolicies<'a> {
         for (name, member) in &mesh.members {
             let namespace = in_namespace(&member.workload.namespace);
             for policy in self.of(&namespace) {
-                for address in &member.workload.addresses {
+                for address in own(owners, member.workload) {
                     affects.add(&policy.origin(), type_url::SERVICE, &names::address_alias(*address));
                 }
             }

@@ -127,6 +127,11 @@ impl Entry {
         self.stream.session()
     }
 
+    /// Its own among all streams of this process.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(crate) fn acks(&self) -> &Acks {
         &self.acks
     }

@@ -6,6 +6,8 @@
 //! extensions or refuses the call.
 
 mod acks;
+mod changes;
+mod hub;
 mod protocol;
 mod scope;
 mod server;
@@ -20,7 +22,7 @@ pub use acks::{Acks, Counts};
 pub use protocol::{Names, Push, Request, TooManyNames, Variant, Verdict};
 pub use scope::Scope;
 pub use server::Ads;
-pub use session::Session;
+pub use session::{Session, known_type};
 pub use subscription::Subscription;
 
 /// Who calls, as proven by its credentials.

@@ -67,6 +67,19 @@ pub struct TooManyNames;
 
 // === impl Names ===
 
+impl Names {
+    /// # Errors
+    /// If there are too many beside those that are `present`, or one is too long.
+    pub(crate) fn check(&self, present: usize) -> Result<(), TooManyNames> {
+        let (names, known) = match self {
+            Self::Change { subscribe, known, .. } => (subscribe, known.len()),
+            Self::Whole(names) => (names, 0),
+        };
+        let long = names.iter().any(|name| name.len() > MAX_NAME);
+        if long || present + names.len() > MAX_NAMES || known > MAX_NAMES { Err(TooManyNames) } else { Ok(()) }
+    }
+}
+
 impl Default for Names {
     fn default() -> Self {
         Self::Change { subscribe: Vec::new(), unsubscribe: Vec::new(), known: HashMap::new() }

@@ -17,7 +17,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-use crate::{Acks, Names, Principal, Push, Request, Session, Variant, Verdict, acks::Entry};
+use crate::{
+    Acks, Names, Principal, Push, Request, Session, TooManyNames, Variant, Verdict,
+    acks::Entry,
+    hub::{Hub, Mail},
+    known_type,
+};
+
+#[cfg(test)]
+mod tests;
 
 /// Responses that wait for one client's socket. At most one of each type can be unanswered.
 const QUEUE: usize = 4;
@@ -27,7 +35,7 @@ const MAX_REQUEST: usize = 16 << 20;
 /// The aggregated discovery service over a source of snapshots. When the source closes, so do all streams.
 #[derive(Debug, Clone)]
 pub struct Ads {
-    snapshots: watch::Receiver<Arc<MeshSnapshot>>,
+    hub: Arc<Hub>,
     acks: Arc<Acks>,
 }
 
@@ -49,9 +57,12 @@ enum StateOfTheWorld {}
 // === impl Ads ===
 
 impl Ads {
-    /// Nothing is answered before a snapshot of generation 1 or later.
+    /// Nothing is answered before a snapshot of generation 1 or later. Within a runtime: a task follows the source.
     pub fn new(snapshots: watch::Receiver<Arc<MeshSnapshot>>, acks: Arc<Acks>) -> Self {
-        Self { snapshots, acks }
+        let hub = Arc::<Hub>::default();
+        let follower = Arc::clone(&hub);
+        tokio::spawn(async move { follower.follow(snapshots).await });
+        Self { hub, acks }
     }
 
     /// The service to be added to a router.
@@ -69,9 +80,9 @@ impl Ads {
             .cloned()
             .ok_or_else(|| Status::unauthenticated("the caller has not proven who it is"))?;
         let (out, responses) = mpsc::channel(QUEUE);
-        let (snapshots, acks) = (self.snapshots.clone(), Arc::clone(&self.acks));
+        let (hub, acks) = (Arc::clone(&self.hub), Arc::clone(&self.acks));
         tokio::spawn(async move {
-            if let Err(status) = run::<P>(principal, request.into_inner(), snapshots, &acks, &out).await {
+            if let Err(status) = run::<P>(principal, request.into_inner(), &hub, &acks, &out).await {
                 // The client may be gone; then nobody needs the reason.
                 let _ = out.send(Err(status)).await;
             }
@@ -104,59 +115,94 @@ impl AggregatedDiscoveryService for Ads {
 async fn run<P: Protocol>(
     principal: Principal,
     mut requests: Streaming<P::Request>,
-    mut snapshots: watch::Receiver<Arc<MeshSnapshot>>,
+    hub: &Hub,
     acks: &Arc<Acks>,
     out: &mpsc::Sender<Result<P::Response, Status>>,
 ) -> Result<(), Status> {
-    let closed = |_| Status::unavailable("the controller is shutting down");
-    let snapshot = snapshots.wait_for(|snapshot| snapshot.generation > 0).await.map_err(closed)?.clone();
-    let entry = acks.enter(Session::new(P::VARIANT, principal, snapshot));
+    hub.ready().await;
+    let seat = Seat { hub, entry: acks.enter(Session::new(P::VARIANT, principal)) };
+    let bell = hub.join(seat.entry.id());
     loop {
         tokio::select! {
             request = requests.message() => {
                 let Some(request) = request? else { return Ok(()) };
                 let (node, type_url, request) = P::read(request);
-                take(&entry, node, &type_url, request)?;
+                seat.take(node, &type_url, request)?;
             }
-            changed = snapshots.changed() => {
-                changed.map_err(closed)?;
-                let snapshot = Arc::clone(&snapshots.borrow_and_update());
-                entry.session().advance(snapshot);
-            }
+            () = bell.notified() => drop(seat.catch_up()?),
             () = out.closed() => return Ok(()),
         }
         let (pushes, version) = {
-            let mut session = entry.session();
-            (session.pushes(), session.generation().to_string())
+            let mut session = seat.entry.session();
+            (session.pushes(), session.generation())
         };
         for push in pushes {
-            entry.acks().count(push.type_url, |counts| counts.pushes += 1);
-            if out.send(Ok(P::write(push, version.clone()))).await.is_err() {
+            acks.count(push.type_url, |counts| counts.pushes += 1);
+            if out.send(Ok(P::write(push, version.to_string()))).await.is_err() {
                 return Ok(());
             }
         }
     }
 }
 
-fn take(entry: &Entry, node: Option<Node>, type_url: &str, request: Request) -> Result<(), Status> {
-    let mut session = entry.session();
-    if let Some(node) = node {
-        session.name_node(node.id);
+/// A stream's place at the hub, which it leaves when it ends.
+struct Seat<'a> {
+    hub: &'a Hub,
+    entry: Entry,
+}
+
+// === impl Seat ===
+
+impl Seat<'_> {
+    /// Takes in all that has changed for the stream.
+    fn catch_up(&self) -> Result<Arc<MeshSnapshot>, Status> {
+        self.touch(self.hub.collect(self.entry.id()))
     }
-    let Some(type_url) = session.known_type(type_url) else {
-        // A later client may know more types than we do; the others must go on.
-        tracing::debug!(type_url, workload = %session.principal().workload, "a type that isn't served was asked for");
-        return Ok(());
-    };
-    let reason = request.error.clone();
-    let verdict =
-        session.request(type_url, request).map_err(|too_many| Status::resource_exhausted(too_many.to_string()))?;
-    if verdict == Verdict::Nack {
-        entry.acks().count(type_url, |counts| counts.nacks += 1);
-        let reason = reason.unwrap_or_default();
-        tracing::warn!(type_url, workload = %session.principal().workload, reason, "configuration was rejected");
+
+    fn touch(&self, collected: Option<(Arc<MeshSnapshot>, Mail)>) -> Result<Arc<MeshSnapshot>, Status> {
+        let (snapshot, mail) = collected.ok_or_else(|| Status::unavailable("the controller is shutting down"))?;
+        self.entry.session().touch(&snapshot, &mail);
+        Ok(snapshot)
     }
-    Ok(())
+
+    fn take(&self, node: Option<Node>, type_url: &str, request: Request) -> Result<(), Status> {
+        let too_many = |error: TooManyNames| Status::resource_exhausted(error.to_string());
+        let mut snapshot = self.catch_up()?;
+        if let Some(node) = node {
+            self.entry.session().name_node(node.id);
+        }
+        let Some(type_url) = known_type(&snapshot, type_url) else {
+            // A later client may know more types than we do; the others must go on.
+            tracing::debug!(type_url, workload = %self.entry.session().principal().workload, "a type that isn't served was asked for");
+            return Ok(());
+        };
+        let (asked, dropped) = self.entry.session().asks_of(type_url, &request.names).map_err(too_many)?;
+        if !asked.is_empty() {
+            // Before it is looked at what there is: what changes from here on is told.
+            snapshot = self.touch(self.hub.ask(self.entry.id(), type_url, asked.iter().map(String::as_str)))?;
+        }
+        let reason = request.error.clone();
+        let mut session = self.entry.session();
+        let verdict = session.request(type_url, request, &snapshot).map_err(too_many)?;
+        let dropped = dropped.iter().map(String::as_str).filter(|name| !session.asks_for(type_url, name));
+        self.hub.forget(self.entry.id(), type_url, dropped);
+        if verdict == Verdict::Nack {
+            self.entry.acks().count(type_url, |counts| counts.nacks += 1);
+            let reason = reason.unwrap_or_default();
+            tracing::warn!(type_url, workload = %session.principal().workload, reason, "configuration was rejected");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let session = self.entry.session();
+        for subscription in session.subscriptions() {
+            self.hub.forget(self.entry.id(), subscription.type_url(), subscription.asks());
+        }
+        self.hub.leave(self.entry.id());
+    }
 }
 
 // === impl Delta ===

@@ -6,12 +6,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use outrigger_model::MeshSnapshot;
+use outrigger_model::{MeshSnapshot, TypeSet};
 use outrigger_wire::names::type_url;
 
-use crate::{Principal, Push, Request, Scope, Subscription, TooManyNames, Variant, Verdict};
+use crate::{Names, Principal, Push, Request, Scope, Subscription, TooManyNames, Variant, Verdict, changes::Changed};
 
 /// The state of one stream.
 #[derive(Debug)]
@@ -20,7 +20,8 @@ pub struct Session {
     principal: Principal,
     /// `Node.id`, which only the first request of a stream carries.
     node: String,
-    snapshot: Arc<MeshSnapshot>,
+    /// Of the snapshot that was looked at last.
+    generation: u64,
     nonces: u64,
     /// In the order in which a client must apply them.
     subscriptions: Vec<Subscription>,
@@ -29,17 +30,17 @@ pub struct Session {
 // === impl Session ===
 
 impl Session {
-    pub fn new(variant: Variant, principal: Principal, snapshot: Arc<MeshSnapshot>) -> Self {
-        Self { variant, principal, node: String::new(), snapshot, nonces: 0, subscriptions: Vec::new() }
+    pub fn new(variant: Variant, principal: Principal) -> Self {
+        Self { variant, principal, node: String::new(), generation: 0, nonces: 0, subscriptions: Vec::new() }
     }
 
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// Generation of the snapshot that pushes are made from.
+    /// Generation of the snapshot that was looked at last: the newest that concerned the client.
     pub fn generation(&self) -> u64 {
-        self.snapshot.generation
+        self.generation
     }
 
     pub(crate) fn variant(&self) -> Variant {
@@ -61,38 +62,77 @@ impl Session {
         }
     }
 
-    /// The type as the snapshot knows it, or `None` for one that isn't served.
-    pub fn known_type(&self, url: &str) -> Option<&'static str> {
-        type_url::ALL
-            .into_iter()
-            .find(|known| *known == url)
-            .or_else(|| self.snapshot.types.get_key_value(url).map(|(known, _)| *known))
-    }
-
-    /// Takes a request for a type (from [`known_type`](Self::known_type)) in.
+    /// Takes a request for a type (from [`known_type`]) in. `snapshot` is the one that the session has been told of.
     ///
     /// # Errors
     /// If the client asks for too much; the stream should end.
-    pub fn request(&mut self, type_url: &'static str, request: Request) -> Result<Verdict, TooManyNames> {
-        let at = match self.subscriptions.binary_search_by_key(&rank(type_url), |s| rank(s.type_url())) {
+    pub fn request(
+        &mut self,
+        type_url: &'static str,
+        request: Request,
+        snapshot: &MeshSnapshot,
+    ) -> Result<Verdict, TooManyNames> {
+        self.generation = snapshot.generation;
+        let at = match self.at(type_url) {
             Ok(at) => at,
             Err(at) => {
                 self.subscriptions.insert(at, self.subscription(type_url));
                 at
             }
         };
-        self.subscriptions[at].request(request)
+        self.subscriptions[at].request(request, set(snapshot, type_url))
     }
 
-    /// Takes a newer snapshot in.
-    pub fn advance(&mut self, snapshot: Arc<MeshSnapshot>) {
-        self.snapshot = snapshot;
+    /// Takes a newer snapshot in, whatever is different in it.
+    pub fn advance(&mut self, snapshot: &MeshSnapshot) {
+        self.generation = snapshot.generation;
         for subscription in &mut self.subscriptions {
-            match self.snapshot.types.get(subscription.type_url()) {
-                Some(set) => subscription.advance(set),
-                None => subscription.advance(&Arc::default()),
+            subscription.advance(set(snapshot, subscription.type_url()));
+        }
+    }
+
+    /// Takes a newer snapshot in, of which nothing else than this is different for the client.
+    pub(crate) fn touch(&mut self, snapshot: &MeshSnapshot, changed: &[(&'static str, Changed)]) {
+        self.generation = snapshot.generation;
+        for (type_url, changed) in changed {
+            let Ok(at) = self.at(type_url) else { continue };
+            let (subscription, set) = (&mut self.subscriptions[at], set(snapshot, type_url));
+            match changed {
+                Changed::These(changes) => subscription.touch(set, changes),
+                Changed::Many => subscription.advance(set),
             }
         }
+    }
+
+    /// What a request for a type may add to the asks, and what it may take away.
+    ///
+    /// # Errors
+    /// If there would be too many of them; the stream should end.
+    pub(crate) fn asks_of(
+        &self,
+        type_url: &'static str,
+        names: &Names,
+    ) -> Result<(Vec<String>, Vec<String>), TooManyNames> {
+        let subscription = self.at(type_url).ok().map(|at| &self.subscriptions[at]);
+        let present = || subscription.into_iter().flat_map(Subscription::asks);
+        let (mut asked, dropped) = match names {
+            Names::Change { subscribe, unsubscribe, .. } => {
+                names.check(present().count())?;
+                (subscribe.clone(), unsubscribe.clone())
+            }
+            Names::Whole(whole) => {
+                names.check(0)?;
+                (whole.clone(), present().map(str::to_owned).collect())
+            }
+        };
+        if subscription.is_none() && asked.is_empty() {
+            asked.push("*".to_owned());
+        }
+        Ok((asked, dropped))
+    }
+
+    pub(crate) fn asks_for(&self, type_url: &'static str, name: &str) -> bool {
+        self.at(type_url).is_ok_and(|at| self.subscriptions[at].asks_for(name))
     }
 
     /// All that can be sent now, in this order.
@@ -116,14 +156,31 @@ impl Session {
         pushes
     }
 
+    /// Where the subscription to a type is, or would be.
+    fn at(&self, type_url: &str) -> Result<usize, usize> {
+        self.subscriptions.binary_search_by_key(&rank(type_url), |s| rank(s.type_url()))
+    }
+
     fn subscription(&self, type_url: &'static str) -> Subscription {
         let scope = match type_url {
             type_url::INBOUND if !self.principal.shared => Scope::Own(Arc::clone(&self.principal.workload)),
             _ => Scope::Everything,
         };
-        let set = self.snapshot.types.get(type_url).cloned().unwrap_or_default();
-        Subscription::new(type_url, self.variant, scope, set)
+        Subscription::new(type_url, self.variant, scope)
     }
+}
+
+/// The type as the snapshot knows it, or `None` for one that isn't served.
+pub fn known_type(snapshot: &MeshSnapshot, url: &str) -> Option<&'static str> {
+    type_url::ALL
+        .into_iter()
+        .find(|known| *known == url)
+        .or_else(|| snapshot.types.get_key_value(url).map(|(known, _)| *known))
+}
+
+fn set<'s>(snapshot: &'s MeshSnapshot, type_url: &str) -> &'s TypeSet {
+    static NONE: LazyLock<TypeSet> = LazyLock::new(TypeSet::default);
+    snapshot.types.get(type_url).map_or(&NONE, |set| set)
 }
 
 /// Place in the order of application; types that aren't ours come after ours.

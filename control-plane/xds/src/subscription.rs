@@ -1,8 +1,11 @@
 //! One resource type on one stream: requests and snapshots in, pushes out. Pure: no runtime, no clock.
 //!
 //! What must be sent is always the difference between what the client asked for, as the newest snapshot answers it,
-//! and what was last sent. So pushes that wait for an acknowledgement coalesce by themselves: the latest wins.
+//! and what was last sent. So pushes that wait for an acknowledgement coalesce by themselves: the latest wins. A snapshot is
+//! only looked at, never kept: what doesn't concern a client must cost it nothing, memory included.
 
+mod holding;
+mod plan;
 #[cfg(test)]
 mod tests;
 
@@ -16,8 +19,10 @@ use outrigger_model::{Resource, TypeSet};
 use crate::{
     Names, Push, Request, Scope, TooManyNames, Variant, Verdict,
     protocol::{MAX_NAME, MAX_NAMES},
-    scope::is_glob,
+    scope::globs_of,
 };
+use holding::{Held, Holding};
+use plan::Plan;
 
 /// Bytes kept of a client's reason for a rejection.
 const MAX_REASON: usize = 1024;
@@ -35,7 +40,6 @@ pub struct Subscription {
     type_url: &'static str,
     variant: Variant,
     scope: Scope,
-    set: Arc<TypeSet>,
     /// A request has been seen.
     started: bool,
     /// State of the world: names were given once, so an empty list no longer means "all".
@@ -47,8 +51,8 @@ pub struct Subscription {
     owed: BTreeSet<Arc<str>>,
     /// The next push goes out even if it is empty.
     answer_due: bool,
-    /// What the client was sent, by canonical name.
-    held: BTreeMap<Arc<str>, Held>,
+    /// What the client was sent.
+    held: Holding,
     in_flight: Option<InFlight>,
     plan: Plan,
     nack: Option<Nack>,
@@ -74,48 +78,26 @@ enum Answer {
 }
 
 #[derive(Debug)]
-struct Held {
-    /// Sent last.
-    version: Arc<str>,
-    /// `None` until a version that the client brought along is found to be current.
-    resource: Option<Arc<Resource>>,
-    /// In force at the client.
-    accepted: Option<Arc<str>>,
-}
-
-#[derive(Debug)]
 struct InFlight {
     nonce: u64,
     names: BTreeSet<Arc<str>>,
 }
 
-/// What is to be sent as soon as nothing is in flight.
-#[derive(Debug, Default)]
-struct Plan {
-    upserts: BTreeMap<Arc<str>, Arc<Resource>>,
-    /// Asked for and not there: breaks nothing, so it need not wait as removals do.
-    unknown: BTreeSet<Arc<str>>,
-    removed: BTreeSet<Arc<str>>,
-    /// To be noted when the push is made.
-    answers: Vec<(Arc<str>, Answer)>,
-}
-
 // === impl Subscription ===
 
 impl Subscription {
-    pub fn new(type_url: &'static str, variant: Variant, scope: Scope, set: Arc<TypeSet>) -> Self {
+    pub fn new(type_url: &'static str, variant: Variant, scope: Scope) -> Self {
         Self {
             type_url,
             variant,
             scope,
-            set,
             started: false,
             named: false,
             wildcard: false,
             asks: BTreeMap::new(),
             owed: BTreeSet::new(),
             answer_due: false,
-            held: BTreeMap::new(),
+            held: Holding::default(),
             in_flight: None,
             plan: Plan::default(),
             nack: None,
@@ -126,11 +108,12 @@ impl Subscription {
         self.type_url
     }
 
-    /// Takes a request in. A stale nonce acknowledges nothing, but changes of names always count.
+    /// Takes a request in. A stale nonce acknowledges nothing, but changes of names always count. `set` is what there is now:
+    /// the same that the subscription was told of last.
     ///
     /// # Errors
     /// If the client asks for too much; the stream should end.
-    pub fn request(&mut self, request: Request) -> Result<Verdict, TooManyNames> {
+    pub fn request(&mut self, request: Request, set: &TypeSet) -> Result<Verdict, TooManyNames> {
         let verdict = self.acknowledge(request.nonce, request.error);
         let changed = match request.names {
             Names::Change { subscribe, unsubscribe, known } => {
@@ -141,19 +124,25 @@ impl Subscription {
             Names::Whole(names) => self.replace(names)?,
         };
         if changed {
-            self.replan();
+            self.replan(set);
         }
         Ok(verdict)
     }
 
-    /// Takes a newer snapshot's resources in.
-    pub fn advance(&mut self, set: &Arc<TypeSet>) {
-        if !Arc::ptr_eq(&self.set, set) {
-            self.set = Arc::clone(set);
-            if self.started {
-                self.replan();
-            }
+    /// Takes newer resources in, whatever is different of them.
+    pub fn advance(&mut self, set: &TypeSet) {
+        if self.started {
+            self.replan(set);
         }
+    }
+
+    /// What the client asks for: names, aliases, globs, and `*`.
+    pub(crate) fn asks(&self) -> impl Iterator<Item = &str> {
+        self.asks.keys().map(AsRef::as_ref).chain(self.wildcard.then_some("*"))
+    }
+
+    pub(crate) fn asks_for(&self, name: &str) -> bool {
+        if name == "*" { self.wildcard } else { self.asks.contains_key(name) }
     }
 
     /// Something is new to the client, or it waits for an answer.
@@ -178,18 +167,15 @@ impl Subscription {
         }
         self.answer_due = false;
         self.owed.clear();
+        self.held.remove(&plan.removed);
+        for name in &plan.removed {
+            self.asks.entry(Arc::clone(name)).and_modify(|slot| *slot = Answer::Absent);
+        }
+        // What was a resource's name may be an alias by now.
         for (ask, answer) in plan.answers {
             self.asks.entry(ask).and_modify(|slot| *slot = answer);
         }
-        for name in &plan.removed {
-            self.held.remove(name);
-            self.asks.entry(Arc::clone(name)).and_modify(|slot| *slot = Answer::Absent);
-        }
-        for (name, resource) in &plan.upserts {
-            let accepted = self.held.remove(name).and_then(|held| held.accepted);
-            let held = Held { version: Arc::clone(&resource.version), resource: Some(Arc::clone(resource)), accepted };
-            self.held.insert(Arc::clone(name), held);
-        }
+        self.held.send(&plan.upserts);
         *nonces += 1;
         self.in_flight = Some(InFlight { nonce: *nonces, names: plan.upserts.keys().cloned().collect() });
         let (resources, removed) = match self.variant {
@@ -197,22 +183,20 @@ impl Subscription {
                 plan.unknown.append(&mut plan.removed);
                 (plan.upserts.into_values().collect(), plan.unknown.into_iter().collect())
             }
-            Variant::StateOfTheWorld => {
-                (self.held.values().filter_map(|held| held.resource.clone()).collect(), Vec::new())
-            }
+            Variant::StateOfTheWorld => (self.held.iter().map(|held| Arc::clone(&held.sent)).collect(), Vec::new()),
         };
         Some(Push { type_url: self.type_url, nonce: *nonces, resources, removed })
     }
 
     /// Versions in force at the client, by name.
     pub(crate) fn accepted(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
-        self.held.iter().filter_map(|(name, held)| Some((name, held.accepted.as_ref()?)))
+        self.held.iter().filter_map(|held| Some((&held.sent.name, &held.accepted.as_ref()?.version)))
     }
 
     /// Names of what the client was sent or is to be sent next.
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        let coming = self.plan.upserts.keys().filter(|name| !self.held.contains_key(*name));
-        self.held.keys().chain(coming)
+        let coming = self.plan.upserts.keys().filter(|name| self.held.get(name).is_none());
+        self.held.names().chain(coming)
     }
 
     /// At most this many [`names`](Self::names) there are.
@@ -226,12 +210,12 @@ impl Subscription {
         let Some(held) = self.held.get(name) else {
             return self.plan.upserts.contains_key(name).then_some(Standing::Pending);
         };
-        if held.accepted.as_deref() == current {
+        if held.accepted.as_ref().map(|accepted| &*accepted.version) == current {
             return Some(Standing::Current);
         }
         let unanswered = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.names.contains(name));
         let refused = self.nack.as_ref().is_some_and(|nack| nack.names.iter().any(|refused| **refused == *name));
-        let rejected = refused && !unanswered && Some(&*held.version) == current;
+        let rejected = refused && !unanswered && Some(&*held.sent.version) == current;
         Some(if rejected { Standing::Rejected } else { Standing::Pending })
     }
 
@@ -249,7 +233,7 @@ impl Subscription {
         };
         for name in in_flight.names.difference(&rejected) {
             if let Some(held) = self.held.get_mut(name) {
-                held.accepted = Some(Arc::clone(&held.version));
+                held.accepted = Some(Arc::clone(&held.sent));
             }
         }
         let Some(mut reason) = error else { return Verdict::Ack };
@@ -270,12 +254,13 @@ impl Subscription {
             self.answer_due = true;
             // The legacy form of `*`; it exists only as long as nothing was ever asked for by name.
             self.wildcard = subscribe.is_empty();
-            for (name, version) in known {
-                admit(&name, self.held.len())?;
-                let version: Arc<str> = version.into();
-                let held = Held { version: Arc::clone(&version), resource: None, accepted: Some(version) };
-                self.held.insert(name.into(), held);
+            for (present, name) in known.keys().enumerate() {
+                admit(name, present)?;
             }
+            let known = known.into_iter().map(|(name, version)| {
+                Held::known(Resource { name: name.into(), version: version.into(), ..Resource::default() })
+            });
+            self.held.bring(known);
         }
         for name in subscribe {
             self.subscribe(name, first)?;
@@ -338,98 +323,15 @@ impl Subscription {
     /// What the client no longer asks for, it drops by itself.
     fn forget_unasked(&mut self) {
         let mut held = std::mem::take(&mut self.held);
-        held.retain(|name, held| {
-            self.is_asked_for(name, held.resource.as_ref().map_or(&[], |resource| &resource.aliases))
-        });
+        held.retain(|held| self.is_asked_for(&held.sent.name, &held.sent.aliases));
         self.held = held;
     }
 
     fn is_asked_for(&self, name: &str, aliases: &[Arc<str>]) -> bool {
-        let in_glob = |at: usize| {
-            let glob: String = [&name[..=at], "*"].concat();
-            glob != name && self.asks.contains_key(glob.as_str())
-        };
         self.wildcard
             || self.asks.contains_key(name)
             || aliases.iter().any(|alias| self.asks.contains_key(alias))
-            || name.match_indices('/').any(|(at, _)| in_glob(at))
-    }
-
-    /// Compares what is asked for with what was sent.
-    fn replan(&mut self) {
-        let set = Arc::clone(&self.set);
-        let mut wanted: BTreeMap<&str, &Arc<Resource>> = BTreeMap::new();
-        let mut plan = Plan::default();
-        if self.wildcard {
-            self.scope.find(&set, "*", |resource| {
-                wanted.insert(&resource.name, resource);
-            });
-        }
-        for (ask, before) in &self.asks {
-            let mut found = None;
-            self.scope.find(&set, ask, |resource| {
-                wanted.insert(&resource.name, resource);
-                found = Some(resource);
-            });
-            plan.answer(ask, before, found);
-        }
-        for ask in &self.owed {
-            let mut found = false;
-            self.scope.find(&set, ask, |resource| {
-                plan.upserts.insert(Arc::clone(&resource.name), Arc::clone(resource));
-                found = true;
-            });
-            if !found && &**ask != "*" {
-                plan.unknown.insert(Arc::clone(ask));
-            }
-        }
-        for (&name, &resource) in &wanted {
-            match self.held.get_mut(name) {
-                Some(held) if held.is(resource) => held.resource = Some(Arc::clone(resource)),
-                _ => {
-                    plan.upserts.insert(Arc::clone(&resource.name), Arc::clone(resource));
-                }
-            }
-        }
-        plan.removed.extend(self.held.keys().filter(|name| !wanted.contains_key(&***name)).cloned());
-        self.plan = plan;
-    }
-}
-
-// === impl Plan ===
-
-impl Plan {
-    /// Compares what `ask` leads to now with what it was last answered.
-    fn answer(&mut self, ask: &Arc<str>, before: &Answer, found: Option<&Arc<Resource>>) {
-        match (found, before) {
-            (Some(_), Answer::Present(_)) if is_glob(ask) => {}
-            (Some(resource), Answer::Present(name)) if *name == resource.name => {}
-            (Some(resource), before) => {
-                if matches!(before, Answer::Present(_)) {
-                    // The alias has moved: the client must hear whose it is now, even of a resource that it holds.
-                    self.upserts.insert(Arc::clone(&resource.name), Arc::clone(resource));
-                }
-                self.answers.push((Arc::clone(ask), Answer::Present(Arc::clone(&resource.name))));
-            }
-            (None, Answer::Unanswered) => {
-                self.unknown.insert(Arc::clone(ask));
-                self.answers.push((Arc::clone(ask), Answer::Absent));
-            }
-            // The removal of its last member says it all.
-            (None, Answer::Present(_)) if is_glob(ask) => {}
-            (None, Answer::Present(_)) => {
-                self.removed.insert(Arc::clone(ask));
-            }
-            (None, Answer::Absent) => {}
-        }
-    }
-}
-
-// === impl Held ===
-
-impl Held {
-    fn is(&self, resource: &Arc<Resource>) -> bool {
-        self.resource.as_ref().is_some_and(|held| Arc::ptr_eq(held, resource)) || self.version == resource.version
+            || globs_of(name).any(|glob| self.asks.contains_key(glob.as_str()))
     }
 }
 

@@ -76,7 +76,7 @@ impl Port {
         let authority = Arc::new(Authority::new(signer));
         let root = CertificateDer::from(authority.roots()[0].to_vec());
         let own = OwnCertificate::new(authority, certificate::names(Some("mesh.example"))).unwrap();
-        let (namespaces, namespaces_seen) = watch::channel(Arc::default());
+        let (namespaces, namespaces_seen) = watch::channel(Store::default());
         let (derived, derived_seen) = watch::channel(None);
         let client = fake::client(api);
         let webhook = Webhook::new(Sources {
@@ -101,7 +101,7 @@ impl Port {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let namespace = Namespace { name: name.to_owned(), labels, ..Namespace::default() };
         self.namespaces.send_modify(|store| {
-            Arc::<BTreeMap<_, _>>::make_mut(store).insert(name.into(), Arc::new(namespace));
+            store.insert(name.into(), Arc::new(namespace));
         });
     }
 

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrigger_crds::{FieldProblem, Object, Problem};
-use outrigger_model::{Affects, Finding, MeshSnapshot};
+use outrigger_model::{Affects, Finding, Map, MeshSnapshot};
 use serde_json::Value;
 
 use crate::pod::Pod;
 
 /// Objects of one kind by `NAMESPACE/NAME`, or by name if the kind is cluster-scoped. Cheap to clone.
-pub type Store<T> = Arc<BTreeMap<Arc<str>, Arc<T>>>;
+pub type Store<T> = Map<Arc<str>, Arc<T>>;
 
 /// A derivation, and the objects that it was made from. Objects may be newer in what a derivation doesn't look at: their
 /// metadata's resourceVersion and their status.
@@ -51,4 +51,17 @@ pub struct Namespace {
     pub labels: BTreeMap<String, String>,
     /// It is being deleted: nothing can be created in it.
     pub terminating: bool,
+}
+
+// === impl Resource ===
+
+impl Resource {
+    /// `KIND/NAMESPACE/NAME`, or `KIND/NAME` for cluster-scoped kinds.
+    pub(crate) fn origin(&self) -> String {
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        match &self.metadata.namespace {
+            Some(namespace) => format!("{}/{namespace}/{name}", self.kind),
+            None => format!("{}/{name}", self.kind),
+        }
+    }
 }

@@ -1,14 +1,17 @@
 //! What is known of the cluster: plain maps with one writer. Never decides what objects mean.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
-use outrigger_crds::Problem;
+use k8s_openapi::api::core::v1::Service;
+use outrigger_crds::{Object, Problem, Workload};
+use outrigger_wire::names::{SHARED_NAME, SYSTEM_NAMESPACE};
 
 use super::{
     Namespace, RESOURCES, Resource, Store,
+    concern::Tracker,
     kinds::{Content, Item, KINDS},
 };
 use crate::{convert::Objects, pod::Pod, slice::Slice};
@@ -44,36 +47,39 @@ pub(super) struct Index {
     pub(super) resources: BTreeMap<&'static str, Store<Resource>>,
     /// What isn't like ever, by kind and key: what was last known of it stays.
     unreadable: Arc<BTreeMap<(&'static str, Arc<str>), String>>,
+    /// Resources of which something can't be read, by kind and key.
+    refused: Arc<BTreeSet<(&'static str, Arc<str>)>>,
     synced: [bool; KINDS.len()],
 }
 
-fn put<T: PartialEq>(store: &mut Store<T>, key: Arc<str>, value: T) -> Change {
-    if store.get(&key).is_some_and(|before| **before == value) {
-        return Change::Nothing;
+/// Says what was there before, too.
+fn put<T: PartialEq>(store: &mut Store<T>, key: &Arc<str>, value: T) -> (Change, Option<Arc<T>>) {
+    if store.get(key).is_some_and(|before| **before == value) {
+        return (Change::Nothing, None);
     }
-    Arc::make_mut(store).insert(key, Arc::new(value));
-    Change::Matters
+    (Change::Matters, store.insert(Arc::clone(key), Arc::new(value)))
 }
 
-fn remove<T>(store: &mut Store<T>, key: &str) -> Change {
-    if !store.contains_key(key) {
-        return Change::Nothing;
-    }
-    Arc::make_mut(store).remove(key);
-    Change::Matters
+fn remove<T>(store: &mut Store<T>, key: &str) -> (Change, Option<Arc<T>>) {
+    let before = store.remove(key);
+    (if before.is_some() { Change::Matters } else { Change::Nothing }, before)
 }
 
 /// A version that can't be read leaves the last good one of the same object in force.
-fn put_resource(store: &mut Store<Resource>, key: Arc<str>, mut resource: Resource) -> Change {
-    let Some(before) = store.get(&key) else { return put(store, key, resource) };
+fn put_resource(
+    store: &mut Store<Resource>,
+    key: &Arc<str>,
+    mut resource: Resource,
+) -> (Change, Option<Arc<Resource>>) {
+    let Some(before) = store.get(key) else { return put(store, key, resource) };
     let same = before.metadata.uid == resource.metadata.uid;
     if (resource.object.is_none() && same) || before.object == resource.object {
         resource.object.clone_from(&before.object);
     }
     let beside = before.object == resource.object && before.refused == resource.refused;
     match put(store, key, resource) {
-        Change::Matters if beside => Change::Beside,
-        change => change,
+        (Change::Matters, before) if beside => (Change::Beside, before),
+        changed => changed,
     }
 }
 
@@ -101,7 +107,7 @@ impl Index {
     }
 
     /// Takes an update of the kind at this index of [`KINDS`].
-    pub(super) fn absorb(&mut self, kind: usize, update: Update) -> Change {
+    pub(super) fn absorb(&mut self, kind: usize, update: Update, tracker: &mut Tracker) -> Change {
         let name = KINDS[kind].name;
         match update {
             Update::Replaced(items) => {
@@ -109,19 +115,19 @@ impl Index {
                 let mut change = if first { Change::Matters } else { Change::Nothing };
                 let there: HashSet<Arc<str>> = items.iter().map(|item| item.key.clone()).collect();
                 for key in self.keys(name).into_iter().filter(|key| !there.contains(key)) {
-                    change = change.max(self.remove(name, &key));
+                    change = change.max(self.remove(name, &key, tracker));
                 }
                 for item in items {
-                    change = change.max(self.apply(name, item));
+                    change = change.max(self.apply(name, item, tracker));
                 }
                 change
             }
-            Update::Applied(item) => self.apply(name, item),
-            Update::Deleted(item) => self.remove(name, &item.key),
+            Update::Applied(item) => self.apply(name, item, tracker),
+            Update::Deleted(item) => self.remove(name, &item.key, tracker),
         }
     }
 
-    fn apply(&mut self, kind: &'static str, item: Item) -> Change {
+    fn apply(&mut self, kind: &'static str, item: Item, tracker: &mut Tracker) -> Change {
         let Item { key, content, .. } = item;
         if let Content::Unreadable(problem) = content {
             let before = Arc::make_mut(&mut self.unreadable).insert((kind, key), problem.clone());
@@ -129,28 +135,140 @@ impl Index {
         }
         let read = self.forget(kind, &key);
         let change = match content {
-            Content::Namespace(namespace) => put(&mut self.namespaces, key, namespace),
-            Content::Zone(zone) => put(&mut self.zones, key, zone),
-            Content::Pod(pod) => put(&mut self.pods, key, *pod),
-            Content::Slice(slice) => put(&mut self.slices, key, slice),
+            Content::Namespace(namespace) => settings(put(&mut self.namespaces, &key, namespace).0, tracker),
+            Content::Zone(zone) => settings(put(&mut self.zones, &key, zone).0, tracker),
+            Content::Pod(pod) => {
+                let (change, before) = put(&mut self.pods, &key, *pod);
+                self.noted_pod(&key, change, before.as_deref(), tracker)
+            }
+            Content::Slice(slice) => {
+                let (change, before) = put(&mut self.slices, &key, slice);
+                self.noted_slice(&key, change, before.as_deref(), tracker)
+            }
             Content::Resource(resource) => {
-                self.resources.get_mut(kind).map_or(Change::Nothing, |store| put_resource(store, key, *resource))
+                let refused = !resource.refused.is_empty();
+                if refused != self.refused.contains(&(kind, Arc::clone(&key))) {
+                    let all = Arc::make_mut(&mut self.refused);
+                    if refused {
+                        all.insert((kind, Arc::clone(&key)))
+                    } else {
+                        all.remove(&(kind, Arc::clone(&key)))
+                    };
+                }
+                let Some(store) = self.resources.get_mut(kind) else { return Change::Nothing };
+                let (change, before) = put_resource(store, &key, *resource);
+                self.noted_resource(kind, &key, change, before.as_deref(), tracker)
             }
             Content::Unreadable(_) => Change::Nothing,
         };
         change.max(read)
     }
 
-    fn remove(&mut self, kind: &'static str, key: &str) -> Change {
+    fn remove(&mut self, kind: &'static str, key: &Arc<str>, tracker: &mut Tracker) -> Change {
         let read = self.forget(kind, key);
         let change = match kind {
-            "Namespace" => remove(&mut self.namespaces, key),
-            "Node" => remove(&mut self.zones, key),
-            "Pod" => remove(&mut self.pods, key),
-            "EndpointSlice" => remove(&mut self.slices, key),
-            other => self.resources.get_mut(other).map_or(Change::Nothing, |store| remove(store, key)),
+            "Namespace" => settings(remove(&mut self.namespaces, key).0, tracker),
+            "Node" => settings(remove(&mut self.zones, key).0, tracker),
+            "Pod" => {
+                let (change, before) = remove(&mut self.pods, key);
+                self.noted_pod(key, change, before.as_deref(), tracker)
+            }
+            "EndpointSlice" => {
+                let (change, before) = remove(&mut self.slices, key);
+                self.noted_slice(key, change, before.as_deref(), tracker)
+            }
+            other => {
+                Arc::make_mut(&mut self.refused).remove(&(kind, Arc::clone(key)));
+                let Some(store) = self.resources.get_mut(other) else { return read };
+                let (change, before) = remove(store, key);
+                self.noted_resource(kind, key, change, before.as_deref(), tracker)
+            }
         };
         change.max(read)
+    }
+
+    fn noted_pod(&self, key: &Arc<str>, change: Change, before: Option<&Pod>, tracker: &mut Tracker) -> Change {
+        if change == Change::Matters {
+            tracker.pod(key, before, self.pods.get(key).map(AsRef::as_ref), self);
+        }
+        change
+    }
+
+    fn noted_slice(&self, key: &Arc<str>, change: Change, before: Option<&Slice>, tracker: &mut Tracker) -> Change {
+        if change == Change::Matters {
+            tracker.slice(key, before, self.slices.get(key).map(AsRef::as_ref), self);
+        }
+        change
+    }
+
+    fn noted_resource(
+        &self,
+        kind: &'static str,
+        key: &Arc<str>,
+        change: Change,
+        before: Option<&Resource>,
+        tracker: &mut Tracker,
+    ) -> Change {
+        if change != Change::Matters {
+            return change;
+        }
+        let before = before.and_then(|resource| resource.object.as_deref());
+        let after = self.resources.get(kind).and_then(|store| store.get(key)).and_then(|r| r.object.as_deref());
+        match kind {
+            "Service" => tracker.service(key, before.and_then(as_service), after.and_then(as_service), self),
+            "HTTPRoute" | "GRPCRoute" | "MeshRoute" => tracker.route((kind, Arc::clone(key)), before, after),
+            _ => tracker.everything(),
+        }
+        change
+    }
+
+    pub(super) fn service(&self, name: &str) -> Option<&Service> {
+        self.resources.get("Service")?.get(name)?.object.as_deref().and_then(as_service)
+    }
+
+    /// Workloads that users have written, by name.
+    pub(super) fn written(&self) -> impl Iterator<Item = (&Arc<str>, &Workload)> {
+        let all = self.resources.get("Workload").into_iter().flatten();
+        all.filter_map(|(name, resource)| match resource.object.as_deref() {
+            Some(Object::Workload(workload)) => Some((name, &**workload)),
+            _ => None,
+        })
+    }
+
+    /// The Workload of this name that a user has written.
+    pub(super) fn written_as(&self, name: &str) -> Option<&Workload> {
+        match self.resources.get("Workload")?.get(name)?.object.as_deref() {
+            Some(Object::Workload(workload)) => Some(workload),
+            _ => None,
+        }
+    }
+
+    /// `NAMESPACE/NAME` of the shared proxies' service.
+    pub(super) fn shared_service(&self) -> String {
+        let config = self.resources.get("MeshConfig").and_then(|store| store.values().next());
+        let config = match config.and_then(|config| config.object.as_deref()) {
+            Some(Object::MeshConfig(config)) => config.spec.fallback.as_ref(),
+            _ => None,
+        };
+        let named = config.and_then(|fallback| fallback.shared_proxy.as_ref());
+        named.map_or_else(
+            || format!("{SYSTEM_NAMESPACE}/{SHARED_NAME}"),
+            |shared| format!("{}/{}", shared.namespace, shared.service),
+        )
+    }
+
+    /// Whether a policy names a service.
+    pub(super) fn is_target(&self, service: &str) -> bool {
+        let Some((namespace, name)) = service.split_once('/') else { return false };
+        let policies = ["TrafficPolicy", "AccessPolicy"].into_iter().filter_map(|kind| self.resources.get(kind));
+        let mut policies = policies.flatten().filter(|(policy, _)| {
+            policy.split_once('/').is_some_and(|(of, _)| of == namespace || of == SYSTEM_NAMESPACE)
+        });
+        policies.any(|(_, policy)| match policy.object.as_deref() {
+            Some(Object::TrafficPolicy(policy)) => policy.spec.target_refs.iter().any(|target| target.name == name),
+            Some(Object::AccessPolicy(policy)) => policy.spec.target_refs.iter().any(|target| target.name == name),
+            _ => false,
+        })
     }
 
     /// That it couldn't be read.
@@ -196,19 +314,33 @@ impl Index {
     /// What can't be read.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for (kind, store) in &self.resources {
-            for (key, resource) in store.iter().filter(|(_, resource)| !resource.refused.is_empty()) {
-                let kept = if resource.object.is_some() { "; its last good version stays in force" } else { "" };
-                problems.extend(resource.refused.iter().map(|found| {
-                    problem(format!("{kind}/{key}"), &found.field, format!("{}{kept}", found.problem), &found.remedy)
-                }));
-            }
+        for (kind, key) in self.refused.iter() {
+            let Some(resource) = self.resources.get(kind).and_then(|store| store.get(key)) else { continue };
+            let kept = if resource.object.is_some() { "; its last good version stays in force" } else { "" };
+            problems.extend(resource.refused.iter().map(|found| {
+                problem(format!("{kind}/{key}"), &found.field, format!("{}{kept}", found.problem), &found.remedy)
+            }));
         }
         for ((kind, key), error) in self.unreadable.iter() {
             let error = format!("it can't be read: {error}; what was last known of it stays in force");
             problems.push(problem(format!("{kind}/{key}"), "", error, "compare it with its API"));
         }
         problems
+    }
+}
+
+/// Of something that everything may depend on.
+fn settings(change: Change, tracker: &mut Tracker) -> Change {
+    if change == Change::Matters {
+        tracker.everything();
+    }
+    change
+}
+
+fn as_service(object: &Object) -> Option<&Service> {
+    match object {
+        Object::Service(service) => Some(service),
+        _ => None,
     }
 }
 

@@ -12,7 +12,6 @@ use kube::{
     Client,
     api::{ListParams, WatchEvent, WatchParams},
     core::{Request, Status},
-    runtime::{utils::Backoff, watcher::DefaultBackoff},
 };
 use serde_json::Value;
 use tokio::{
@@ -25,6 +24,7 @@ use super::{
     index::Update,
     kinds::{Item, KINDS, Kind},
     page,
+    retry::Retry,
 };
 
 /// Objects per page of a list.
@@ -39,9 +39,6 @@ const SILENCE: Duration = Duration::from_secs(150);
 
 /// A watch that ends sooner may end at once every time.
 const SHORT: Duration = Duration::from_secs(1);
-
-/// Nobody is spared by waiting longer for an API server that isn't there, and what it says when it is back is needed soon.
-const MAX_AWAY: Duration = Duration::from_secs(5);
 
 /// How often an API that isn't there is looked for.
 const ABSENT_RETRY: Duration = Duration::from_secs(5);
@@ -98,7 +95,7 @@ pub(super) struct Stream {
 impl Stream {
     /// Until nobody listens.
     pub(super) async fn run(self) {
-        let mut backoff = DefaultBackoff::default();
+        let mut retry = Retry::default();
         let mut absences = 0;
         let mut lists = 0;
         while !self.updates.is_closed() {
@@ -107,14 +104,14 @@ impl Stream {
                     absences = 0;
                     lists += 1;
                     self.listed(items, lists).await;
-                    self.follow(api, version, &mut backoff).await;
+                    self.follow(api, version, &mut retry).await;
                 }
                 Ok(Listed::Absent) => {
                     absences += 1;
                     self.absent(absences).await;
                     sleep(ABSENT_RETRY).await;
                 }
-                Err(failure) => self.failed(&failure, &mut backoff).await,
+                Err(failure) => self.failed(&failure, &mut retry).await,
             }
         }
     }
@@ -154,16 +151,14 @@ impl Stream {
         });
     }
 
-    async fn failed(&self, failure: &Failure, backoff: &mut DefaultBackoff) {
+    async fn failed(&self, failure: &Failure, retry: &mut Retry) {
         let kind = self.kind().name;
         tracing::warn!(kind, error = %failure, "not watched at the moment; what was last known stays in force");
         self.status.update(self.kind, |status| {
             status.failures += 1;
             status.error = failure.to_string();
         });
-        let pause = backoff.next().unwrap_or(PATIENCE);
-        let away = matches!(failure, Failure::Unreachable(_));
-        sleep(if away { pause.min(MAX_AWAY) } else { pause }).await;
+        sleep(if failure.is_absence() { retry.away() } else { retry.refused() }).await;
     }
 
     /// Every object, page by page, in the first version of the API that is there.
@@ -216,22 +211,22 @@ impl Stream {
     }
 
     /// Passes events on until a list is needed.
-    async fn follow(&self, api: &'static str, mut version: String, backoff: &mut DefaultBackoff) {
+    async fn follow(&self, api: &'static str, mut version: String, retry: &mut Retry) {
         while !self.updates.is_closed() {
             let begun = Instant::now();
             let ended = self.watch(api, &mut version).await;
             match ended {
                 Ended::Closed | Ended::Expired if begun.elapsed() < SHORT => {
-                    sleep(backoff.next().unwrap_or(PATIENCE)).await;
+                    sleep(retry.refused()).await;
                 }
-                Ended::Closed | Ended::Expired => backoff.reset(),
+                Ended::Closed | Ended::Expired => retry.well(),
                 Ended::Failed(_) => {}
             }
             match ended {
                 Ended::Closed => {}
                 Ended::Expired => return,
                 Ended::Failed(failure) => {
-                    self.failed(&failure, backoff).await;
+                    self.failed(&failure, retry).await;
                     // Whatever it has against this watch, it may have for ever. Too busy, or broken, passes.
                     if matches!(failure, Failure::Refused(status) if !matches!(status.code, 429 | 500 | 503)) {
                         return;
@@ -313,6 +308,15 @@ async fn patiently<T>(request: impl Future<Output = kube::Result<T>>) -> Result<
 // === impl Failure ===
 
 impl Failure {
+    /// Whether nobody is there to ask, or nobody who is ready: it starts, or something that it needs does.
+    fn is_absence(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Slow => true,
+            Self::Refused(status) => matches!(status.code, 500 | 502 | 503),
+            Self::Unreadable(_) => false,
+        }
+    }
+
     /// What it means for a watch.
     fn ended(self) -> Ended {
         match self {

@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use server::Server;
 
+mod random;
 mod server;
 
 const SERVICES: &str = "/api/v1/services";
@@ -205,6 +206,33 @@ async fn a_list_after_410_replaces_what_was_there() {
         assert!(cluster.kind("Service").relists > lists, "{code}");
         let asked = cluster.server.asked(SERVICES).len();
         assert!(asked < 20, "{code}: {asked} in a minute");
+    }
+}
+
+/// A MeshRoute that was written when the API server was back had no effect for a minute: the watches had waited longer and
+/// longer for the server, and waited as long once more when the new one didn't know their version.
+#[tokio::test(start_paused = true)]
+async fn what_is_written_after_an_api_server_was_away_is_served_soon() {
+    // What it answers in its first seconds; and then that it doesn't know of what was before its start.
+    for code in [None, Some(503), Some(500), Some(403), Some(401), Some(429)] {
+        let mut cluster = Cluster::new(one());
+        cluster.serves(&["one"]).await;
+        cluster.server.put(NAMESPACES, json!({ "metadata": { "name": "of a later version" } }));
+        sleep(Duration::from_secs(1)).await;
+        cluster.server.stop();
+        cluster.quiet(Duration::from_secs(60)).await;
+        if let Some(code) = code {
+            cluster.server.refuse(SERVICES, code);
+        }
+        cluster.server.start();
+        sleep(Duration::from_secs(4)).await;
+        cluster.server.accept(SERVICES);
+        cluster.server.put(SERVICES, service("two"));
+        let written = Instant::now();
+        cluster.serves(&["one", "two"]).await;
+        let took = written.elapsed();
+        assert!(took < Duration::from_secs(12), "{code:?}: {took:?}");
+        assert!(cluster.kind("Service").relists >= 1, "{code:?}");
     }
 }
 

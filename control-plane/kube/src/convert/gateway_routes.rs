@@ -1,5 +1,6 @@
 //! HTTPRoute, GRPCRoute and ReferenceGrant.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrigger_crds::gateway::{
     GATEWAY_GROUP, GrpcFilterType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpRetry, HttpRoute, HttpRouteMatch,
     HttpRouteRule, MatchType, ParentRef, PathMatch, ReferenceGrant,
@@ -76,6 +77,15 @@ fn parents(refs: &[ParentRef], own: &str, services: &[Service], report: &mut Rep
         parents.push(RouteParent { index, service, port });
     }
     parents
+}
+
+/// All Services that are named as parents, whether or not they have the port.
+pub(super) fn named_parents(refs: &[ParentRef], metadata: &ObjectMeta) -> Vec<String> {
+    let (own, _) = names(metadata);
+    let services = refs.iter().filter(|parent| {
+        parent.group.as_deref().is_some_and(str::is_empty) && parent.kind.as_deref() == Some("Service")
+    });
+    services.map(|parent| qualified(parent.namespace.as_ref(), &own, &parent.name)).collect()
 }
 
 /// Gateway API: hostnames mean nothing to a Service, which is called by its address.

@@ -74,7 +74,7 @@ fn view(fake: &Fake) -> Option<Arc<Derived>> {
         phase: Phase::Running,
         ..unmeshed::tests::pod("shop")
     };
-    derived.pods = Arc::new(BTreeMap::from([(Arc::from("shop/bare"), Arc::new(pod))]));
+    derived.pods.insert(Arc::from("shop/bare"), Arc::new(pod));
     Some(Arc::new(derived))
 }
 

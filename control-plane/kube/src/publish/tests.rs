@@ -27,7 +27,7 @@ fn namespaces(all: &[(&str, &str)]) -> Option<Arc<Derived>> {
         let namespace = Namespace { name: name.to_owned(), uid: String::new(), labels, terminating };
         (Arc::from(name), Arc::new(namespace))
     });
-    Some(Arc::new(Derived { namespaces: Arc::new(namespaces.collect()), ..Derived::default() }))
+    Some(Arc::new(Derived { namespaces: namespaces.collect(), ..Derived::default() }))
 }
 
 fn webhooks(names: &[&str]) -> Value {

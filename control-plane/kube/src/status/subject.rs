@@ -68,12 +68,9 @@ impl Subject {
         }
     }
 
-    /// `KIND/NAMESPACE/NAME`, or `KIND/NAME` for cluster-scoped kinds: as findings and effects name it.
+    /// As findings and effects name it.
     pub(crate) fn origin(&self) -> String {
-        match self.namespace() {
-            Some(namespace) => format!("{}/{namespace}/{}", self.0.kind, self.name()),
-            None => format!("{}/{}", self.0.kind, self.name()),
-        }
+        self.0.origin()
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -4,7 +4,7 @@ use outrigger_wire::SpiffeId;
 use type_url::{ENDPOINT, INBOUND, SERVICE, TRUST};
 
 use super::*;
-use crate::Names;
+use crate::{Names, changes::between};
 
 /// Each type with its resources as `NAME=VERSION`.
 fn snapshot(types: &[(&'static str, &[&str])]) -> Arc<MeshSnapshot> {
@@ -26,16 +26,37 @@ fn snapshot(types: &[(&'static str, &[&str])]) -> Arc<MeshSnapshot> {
     Arc::new(snapshot)
 }
 
-fn session(types: &[(&'static str, &[&str])], shared: bool) -> Session {
+/// A session and what it is told of.
+struct Client {
+    session: Session,
+    snapshot: Arc<MeshSnapshot>,
+}
+
+impl Client {
+    fn request(&mut self, type_url: &'static str, request: Request) -> Result<Verdict, TooManyNames> {
+        self.session.request(type_url, request, &self.snapshot)
+    }
+
+    fn advance(&mut self, snapshot: Arc<MeshSnapshot>) {
+        self.session.touch(&snapshot, &between(&self.snapshot, &snapshot));
+        self.snapshot = snapshot;
+    }
+
+    fn pushes(&mut self) -> Vec<Push> {
+        self.session.pushes()
+    }
+}
+
+fn session(types: &[(&'static str, &[&str])], shared: bool) -> Client {
     let principal = Principal {
         workload: "shop/web".into(),
         identity: SpiffeId::new("cluster.local", "shop", "web").unwrap(),
         shared,
     };
-    Session::new(Variant::Delta, principal, snapshot(types))
+    Client { session: Session::new(Variant::Delta, principal), snapshot: snapshot(types) }
 }
 
-fn wildcard(session: &mut Session, types: &[&'static str]) {
+fn wildcard(session: &mut Client, types: &[&'static str]) {
     for type_url in types {
         let names = Names::Change { subscribe: vec!["*".to_owned()], unsubscribe: Vec::new(), known: [].into() };
         session.request(type_url, Request { names, ..Request::default() }).unwrap();
@@ -43,7 +64,7 @@ fn wildcard(session: &mut Session, types: &[&'static str]) {
 }
 
 /// As `TYPE:NAME`, and `TYPE:-NAME` for removals.
-fn sent(session: &mut Session) -> (Vec<String>, Vec<Push>) {
+fn sent(session: &mut Client) -> (Vec<String>, Vec<Push>) {
     let pushes = session.pushes();
     let mut text = Vec::new();
     for push in &pushes {
@@ -54,14 +75,14 @@ fn sent(session: &mut Session) -> (Vec<String>, Vec<Push>) {
     (text, pushes)
 }
 
-fn ack(session: &mut Session, pushes: &[Push]) {
+fn ack(session: &mut Client, pushes: &[Push]) {
     for push in pushes {
         let request = Request { nonce: Some(push.nonce), ..Request::default() };
         assert_eq!(session.request(push.type_url, request).unwrap(), Verdict::Ack);
     }
 }
 
-fn settled(types: &[(&'static str, &[&str])]) -> Session {
+fn settled(types: &[(&'static str, &[&str])]) -> Client {
     let mut session = session(types, true);
     wildcard(&mut session, &[SERVICE, ENDPOINT, TRUST, INBOUND]);
     let (_, pushes) = sent(&mut session);
@@ -151,7 +172,7 @@ fn inbound_is_its_own_unless_shared() {
 
 #[test]
 fn the_node_is_named_once() {
-    let mut session = session(&[], false);
+    let mut session = session(&[], false).session;
     session.name_node("web-1".to_owned());
     session.name_node(String::new());
     assert_eq!(session.node(), "web-1");
@@ -159,8 +180,8 @@ fn the_node_is_named_once() {
 
 #[test]
 fn only_served_types_are_known() {
-    let session = session(&[("type.googleapis.com/a.later.Type", &[])], false);
-    assert_eq!(session.known_type(SERVICE), Some(SERVICE));
-    assert!(session.known_type("type.googleapis.com/a.later.Type").is_some());
-    assert_eq!(session.known_type("type.googleapis.com/envoy.config.listener.v3.Listener"), None);
+    let snapshot = snapshot(&[("type.googleapis.com/a.later.Type", &[])]);
+    assert_eq!(known_type(&snapshot, SERVICE), Some(SERVICE));
+    assert!(known_type(&snapshot, "type.googleapis.com/a.later.Type").is_some());
+    assert_eq!(known_type(&snapshot, "type.googleapis.com/envoy.config.listener.v3.Listener"), None);
 }

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use outrigger_wire::names::type_url;
 
 use super::*;
+use crate::changes::Change;
 
 mod delta;
 mod sotw;
+mod touch;
 
 /// `NAME=VERSION`, with `|ALIAS` for each alias.
 fn set(resources: &[&str]) -> Arc<TypeSet> {
@@ -26,13 +28,14 @@ fn set(resources: &[&str]) -> Arc<TypeSet> {
 /// A subscription with its nonces, and pushes as text: `NAME=VERSION` for resources, `-NAME` for removals.
 struct Client {
     machine: Subscription,
+    set: Arc<TypeSet>,
     nonces: u64,
 }
 
 impl Client {
     fn new(variant: Variant, resources: &[&str]) -> Self {
-        let machine = Subscription::new(type_url::SERVICE, variant, Scope::Everything, set(resources));
-        Self { machine, nonces: 0 }
+        let machine = Subscription::new(type_url::SERVICE, variant, Scope::Everything);
+        Self { machine, set: set(resources), nonces: 0 }
     }
 
     fn delta(resources: &[&str]) -> Self {
@@ -52,7 +55,7 @@ impl Client {
     }
 
     fn send(&mut self, nonce: Option<u64>, error: Option<&str>, names: Names) -> Verdict {
-        self.machine.request(Request { names, nonce, error: error.map(str::to_owned) }).unwrap()
+        self.machine.request(Request { names, nonce, error: error.map(str::to_owned) }, &self.set).unwrap()
     }
 
     fn ack(&mut self) {
@@ -77,13 +80,28 @@ impl Client {
         self.send(Some(self.nonces), None, Names::Whole(names));
     }
 
+    /// Told what is different, the machine plans what it would plan if it compared everything.
     fn becomes(&mut self, resources: &[&str]) {
-        self.machine.advance(&set(resources));
+        let before = std::mem::replace(&mut self.set, set(resources));
+        self.machine.touch(&self.set, &differences(&before, &self.set));
+        let touched = format!("{:?}", self.machine.plan);
+        self.machine.advance(&self.set);
+        assert_eq!(touched, format!("{:?}", self.machine.plan));
     }
 
     fn accepted(&self) -> Vec<String> {
         self.machine.accepted().map(|(name, version)| format!("{name}={version}")).collect()
     }
+}
+
+fn differences(before: &TypeSet, after: &TypeSet) -> Vec<Arc<Change>> {
+    let differences = before.resources.differences(&after.resources);
+    let changes = differences.iter().map(|difference| {
+        let resources = difference.before.into_iter().chain(difference.after);
+        let aliases = resources.flat_map(|resource| resource.aliases.iter().cloned()).collect();
+        Arc::new(Change { name: Arc::clone(difference.key), aliases })
+    });
+    changes.collect()
 }
 
 fn change(subscribe: &[&str], unsubscribe: &[&str], known: &[(&str, &str)]) -> Names {

@@ -1,8 +1,10 @@
-//! An API server that lists and watches, and fails as it is told.
+//! An API server that lists and watches, and fails as it is told. A watch begins where it is asked to, as long as the server
+//! hasn't been restarted since.
 
 use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
+    io,
     sync::{Arc, Mutex},
 };
 
@@ -25,6 +27,12 @@ struct State {
     collections: BTreeMap<String, BTreeMap<String, Value>>,
     version: u64,
     watches: HashMap<String, Vec<mpsc::UnboundedSender<Bytes>>>,
+    /// By collection, with their versions.
+    events: HashMap<String, Vec<(u64, Bytes)>>,
+    /// Nobody is there to connect to.
+    away: bool,
+    /// When it was started last: it knows nothing of what was before.
+    oldest: u64,
     /// Collections that are answered with a code: lists and watches apart.
     refused: HashMap<(String, bool), u16>,
     /// Collections that don't answer.
@@ -55,7 +63,11 @@ impl Server {
                 if silent {
                     std::future::pending::<()>().await;
                 }
-                Ok::<_, Infallible>(server.0.lock().unwrap().answer(&request))
+                let mut state = server.0.lock().unwrap();
+                if state.away {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+                }
+                Ok(state.answer(&request))
             }
         });
         Client::new(service, "default")
@@ -94,21 +106,40 @@ impl Server {
         object["metadata"]["uid"] = uid;
         let kind = if before.is_some() { "MODIFIED" } else { "ADDED" };
         objects.insert(key(&object), object.clone());
-        json!({ "type": kind, "object": object })
+        state.happened(path, json!({ "type": kind, "object": object }))
     }
 
     pub(super) fn delete(&self, path: &str, name: &str) {
-        let mut object = self.remove(path, name);
-        let mut state = self.state();
-        state.version += 1;
-        object["metadata"]["resourceVersion"] = state.version.to_string().into();
-        drop(state);
-        self.tell(path, &json!({ "type": "DELETED", "object": object }));
+        let event = self.remove(path, name);
+        self.tell(path, &event);
     }
 
     /// Who watches isn't told.
     pub(super) fn remove(&self, path: &str, name: &str) -> Value {
-        self.state().collections.get_mut(path).unwrap().remove(name).unwrap()
+        let mut state = self.state();
+        let mut object = state.collections.get_mut(path).unwrap().remove(name).unwrap();
+        state.version += 1;
+        object["metadata"]["resourceVersion"] = state.version.to_string().into();
+        state.happened(path, json!({ "type": "DELETED", "object": object }))
+    }
+
+    /// All objects of a collection.
+    pub(super) fn objects(&self, path: &str) -> Vec<Value> {
+        self.state().collections.get(path).into_iter().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// It ends, and with it all watches.
+    pub(super) fn stop(&self) {
+        let mut state = self.state();
+        state.away = true;
+        state.watches.clear();
+    }
+
+    /// It is back, as one that has just been started.
+    pub(super) fn start(&self) {
+        let mut state = self.state();
+        state.away = false;
+        state.oldest = state.version;
     }
 
     /// Sends an event to those who watch.
@@ -195,7 +226,8 @@ impl State {
         }
         if let Some(objects) = self.collections.get(path) {
             if watch {
-                return self.watch(path);
+                let since = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+                return if since < self.oldest { failure(410) } else { self.watch(path, since) };
             }
             if self.expired && query.contains_key("continue") {
                 return failure(410);
@@ -205,8 +237,18 @@ impl State {
         self.resources(path)
     }
 
-    fn watch(&mut self, path: &str) -> Answer {
+    fn happened(&mut self, path: &str, event: Value) -> Value {
+        let text = Bytes::from(format!("{event}\n"));
+        self.events.entry(path.to_owned()).or_default().push((self.version, text));
+        event
+    }
+
+    fn watch(&mut self, path: &str, since: u64) -> Answer {
         let (events, incoming) = mpsc::unbounded_channel::<Bytes>();
+        for (_, event) in self.events.get(path).into_iter().flatten().filter(|(version, _)| *version > since) {
+            // The other end is right here.
+            let _ = events.send(event.clone());
+        }
         self.watches.entry(path.to_owned()).or_default().push(events);
         let frames = futures_util::stream::unfold(incoming, |mut incoming| async move {
             let event = incoming.recv().await?;

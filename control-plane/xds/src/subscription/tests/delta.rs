@@ -393,8 +393,8 @@ fn only_its_own_is_visible_in_a_scope() {
         ("other/*", &["-other/*"]),
     ] {
         let set = set(&["other/x=1", "shop/db=1|@10.0.0.2", "shop/web=1"]);
-        let machine = Subscription::new(type_url::INBOUND, Variant::Delta, own.clone(), set);
-        let mut client = Client { machine, nonces: 0 };
+        let machine = Subscription::new(type_url::INBOUND, Variant::Delta, own.clone());
+        let mut client = Client { machine, set, nonces: 0 };
         client.change(&[ask], &[]);
         expect(client.push(), wanted);
     }
@@ -419,10 +419,10 @@ fn too_many_names_are_refused() {
     let mut client = Client::delta(&[]);
     let long = "x".repeat(MAX_NAME + 1);
     let request = Request { names: change(&[&long], &[], &[]), ..Request::default() };
-    assert_eq!(client.machine.request(request), Err(TooManyNames));
+    assert_eq!(client.machine.request(request, &client.set), Err(TooManyNames));
     let names: Vec<String> = (0..=MAX_NAMES).map(|n| n.to_string()).collect();
     let names = Names::Change { subscribe: names, unsubscribe: Vec::new(), known: HashMap::new() };
-    assert_eq!(client.machine.request(Request { names, ..Request::default() }), Err(TooManyNames));
+    assert_eq!(client.machine.request(Request { names, ..Request::default() }, &client.set), Err(TooManyNames));
 }
 
 #[test]
@@ -431,7 +431,7 @@ fn unchanged_parts_of_a_snapshot_cost_no_push() {
     client.change(&["*"], &[]);
     client.push();
     client.ack();
-    let same = Arc::clone(&client.machine.set);
+    let same = Arc::clone(&client.set);
     client.machine.advance(&same);
     client.becomes(&["a=1"]);
     assert_eq!(client.push(), None);

@@ -10,6 +10,8 @@ const BEGIN: &str = "<!-- written by ./dev scale: begin -->";
 const END: &str = "<!-- written by ./dev scale: end -->";
 
 type Row = (&'static str, fn(&Outcome) -> String);
+/// What, how much, and what is measured: whether that is enough.
+type Goal = (&'static str, &'static str, fn(&Outcome) -> (String, bool));
 
 /// One row for each number, one column for each size.
 const ROWS: &[Row] = &[
@@ -48,8 +50,37 @@ const ROWS: &[Row] = &[
     ("controller CPU; peak RSS", |o| again(&o.controller_killed)),
 ];
 
-/// A table of all sizes.
+/// What is to be held with most services and proxies (the design's numbers), what is measured, and whether that is enough.
+const GOALS: &[Goal] = &[
+    ("controller's memory, all proxies connected", "≤ 550 MB", |o| {
+        let mb = o.memory.rss_kib as f64 * 1.024e-3;
+        (format!("{mb:.0} MB"), mb <= 550.0)
+    }),
+    ("mesh-wide AccessPolicy written, until all proxies have it", "≤ 1 s", |o| within_a_second(&o.access_policy)),
+    ("the same, TrafficPolicy", "≤ 1 s", |o| within_a_second(&o.traffic_policy)),
+    ("resources sent again when all connections are cut", "0", |o| none(&o.connections_cut)),
+    ("resources sent again when another controller takes over", "0", |o| none(&o.controller_killed)),
+    ("configuration of a sidecar that calls 20 services", "≤ 64 KB", |o| {
+        let kb = o.first_sync.bytes_per_proxy / 1e3;
+        (format!("{kb:.1} KB"), kb <= 64.0)
+    }),
+];
+
+/// The goals, and a table of all sizes.
 pub(crate) fn text(outcomes: &[Outcome]) -> String {
+    let largest = outcomes.iter().max_by_key(|o| (o.services, o.proxies));
+    let goals = largest.map(|largest| {
+        let rows = GOALS.iter().map(|(what, goal, measure)| {
+            let (measured, met) = measure(largest);
+            format!("| {what} | {goal} | {measured} | {} |\n", if met { "yes" } else { "**no**" })
+        });
+        let size = format!("{} services × {} proxies", count(largest.services), count(largest.proxies));
+        format!("| {size} | goal | measured | met |\n|---|---|---|---|\n{}\n", rows.collect::<String>())
+    });
+    format!("{}{}", goals.unwrap_or_default(), sizes(outcomes))
+}
+
+fn sizes(outcomes: &[Outcome]) -> String {
     let row = |name: &str, value: &dyn Fn(&Outcome) -> String| {
         let values: Vec<String> = outcomes.iter().map(value).collect();
         format!("| {name} | {} |\n", values.join(" | "))
@@ -82,6 +113,14 @@ fn share(part: usize, whole: usize) -> String {
 
 fn wide(of: &crate::run::MeshWide) -> String {
     format!("{:.2} / {:.2} s", of.half_s[0], of.seconds[0])
+}
+
+fn within_a_second(of: &crate::run::MeshWide) -> (String, bool) {
+    (format!("{:.2} s", of.seconds[0]), of.seconds[0] <= 1.0)
+}
+
+fn none(of: &crate::run::Sync) -> (String, bool) {
+    (of.resources.to_string(), of.resources == 0)
 }
 
 fn wide_cost(of: &crate::run::MeshWide) -> String {
