@@ -36,6 +36,10 @@ use crate::args::Args;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
+    // What thousands of idle connections have is small and here and there: huge pages would be mostly empty.
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        eprintln!("huge pages can't be turned off, more memory will be used: {error}");
+    }
     let args = Args::parse();
     let filter = EnvFilter::try_new(&args.log).context("--log")?;
     let colours = stderr().is_terminal();

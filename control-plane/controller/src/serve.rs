@@ -87,7 +87,7 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let Proxies { listener, authority, certificate, authenticator } = proxies;
     let mut snapshots = observed.snapshots.clone();
-    let routes = Routes::new(Ads::new(snapshots.clone(), Arc::clone(&observed.acks)).into_service())
+    let routes = Routes::new(Ads::new(snapshots.clone(), Arc::clone(&observed.acks)))
         .add_service(Certificates::new(authority, WORKLOAD_TTL).into_service())
         .prepare();
     let renewal = tokio::spawn(Arc::clone(&certificate).keep_fresh());

@@ -1,7 +1,7 @@
 //! A pod, as far as the mesh cares: read from what the API server sends, the rest forgotten. Knows what the pod has, never
 //! what it should have.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use outrigger_model::inputs::{Mode, Port};
 use outrigger_wire::{
@@ -25,7 +25,8 @@ pub struct Pod {
     pub node: String,
     /// Unix time in seconds.
     pub created: Option<i64>,
-    pub labels: BTreeMap<String, String>,
+    /// Kept once for pods of one template.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// The object that made it, `KIND/NAME`; "" if nobody did.
     pub owner: String,
     pub service_account: String,
@@ -108,7 +109,7 @@ impl Pod {
             terminating: metadata.deletion_timestamp.is_some(),
             injected: metadata.annotations.get(INJECTED_ANNOTATION).cloned().unwrap_or_default(),
             has,
-            labels,
+            labels: Arc::new(labels),
             addresses,
             node: spec.node_name,
             service_account: Some(spec.service_account_name)

@@ -90,7 +90,7 @@ pub(crate) mod tests {
             uid: String::new(),
             node: String::new(),
             created: None,
-            labels: BTreeMap::new(),
+            labels: std::sync::Arc::default(),
             owner: String::new(),
             service_account: String::new(),
             phase: Phase::Running,

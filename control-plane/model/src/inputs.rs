@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -93,7 +94,8 @@ pub struct Workload {
     pub service_account: String,
     pub addresses: Vec<IpAddr>,
     pub addressing: Addressing,
-    pub labels: BTreeMap<String, String>,
+    /// Kept once for those of one template.
+    pub labels: Arc<BTreeMap<String, String>>,
     pub ports: Vec<Port>,
     pub zone: String,
     /// Share of its services' traffic relative to other endpoints; 0 is 1.

@@ -13,6 +13,7 @@ mod scope;
 mod server;
 mod session;
 mod subscription;
+mod transport;
 
 use std::sync::Arc;
 

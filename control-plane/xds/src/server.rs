@@ -5,23 +5,21 @@ use std::{collections::HashMap, sync::Arc};
 
 use outrigger_model::{MeshSnapshot, Resource};
 use outrigger_wire::proto::{
-    discovery::{
-        self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-        aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
-    },
+    discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
     envoy::config::core::v3::{ControlPlane, Node},
     google::rpc,
 };
+use prost::Message;
 use prost_types::Any;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status, Streaming};
+use tonic::{Status, Streaming, body::Body};
 
 use crate::{
     Acks, Names, Principal, Push, Request, Session, TooManyNames, Variant, Verdict,
     acks::Entry,
     hub::{Hub, Mail},
     known_type,
+    transport::{self, Outgoing, Responses},
 };
 
 #[cfg(test)]
@@ -29,22 +27,21 @@ mod tests;
 
 /// Responses that wait for one client's socket. At most one of each type can be unanswered.
 const QUEUE: usize = 4;
-/// Longest request in bytes: `initial_resource_versions` of a proxy that holds the whole mesh.
-const MAX_REQUEST: usize = 16 << 20;
+/// Before the name of a method.
+const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
 
-/// The aggregated discovery service over a source of snapshots. When the source closes, so do all streams.
+/// The aggregated discovery service over a source of snapshots, to be added to a router. When the source closes, so do all
+/// streams.
 #[derive(Debug, Clone)]
 pub struct Ads {
     hub: Arc<Hub>,
     acks: Arc<Acks>,
 }
 
-type Responses<T> = ReceiverStream<Result<T, Status>>;
-
 /// What differs between the two protocols.
 trait Protocol: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+    type Request: Message + Default + 'static;
+    type Response: Message;
     const VARIANT: Variant;
 
     fn read(request: Self::Request) -> (Option<Node>, String, Request);
@@ -65,49 +62,29 @@ impl Ads {
         Self { hub, acks }
     }
 
-    /// The service to be added to a router.
-    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    /// What a call is answered with, by its path.
+    pub(crate) fn answer(&self, request: http::Request<Body>) -> http::Response<Body> {
+        match request.uri().path().strip_prefix(PATH) {
+            Some("DeltaAggregatedResources") => self.serve::<Delta>(request),
+            Some("StreamAggregatedResources") => self.serve::<StateOfTheWorld>(request),
+            _ => Status::unimplemented("there is no such method").into_http(),
+        }
     }
 
-    fn serve<P: Protocol>(
-        &self,
-        request: tonic::Request<Streaming<P::Request>>,
-    ) -> Result<Response<Responses<P::Response>>, Status> {
-        let principal = request
-            .extensions()
-            .get::<Principal>()
-            .cloned()
-            .ok_or_else(|| Status::unauthenticated("the caller has not proven who it is"))?;
+    fn serve<P: Protocol>(&self, request: http::Request<Body>) -> http::Response<Body> {
+        let Some(principal) = request.extensions().get::<Principal>().cloned() else {
+            return Status::unauthenticated("the caller has not proven who it is").into_http();
+        };
         let (out, responses) = mpsc::channel(QUEUE);
         let (hub, acks) = (Arc::clone(&self.hub), Arc::clone(&self.acks));
         tokio::spawn(async move {
-            if let Err(status) = run::<P>(principal, request.into_inner(), &hub, &acks, &out).await {
+            let requests = transport::incoming(request.into_body());
+            if let Err(status) = run::<P>(principal, requests, &hub, &acks, &out).await {
                 // The client may be gone; then nobody needs the reason.
                 let _ = out.send(Err(status)).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(responses)))
-    }
-}
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Ads {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.serve::<StateOfTheWorld>(request)
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.serve::<Delta>(request)
+        Responses::response(responses)
     }
 }
 
@@ -117,7 +94,7 @@ async fn run<P: Protocol>(
     mut requests: Streaming<P::Request>,
     hub: &Hub,
     acks: &Arc<Acks>,
-    out: &mpsc::Sender<Result<P::Response, Status>>,
+    out: &Outgoing,
 ) -> Result<(), Status> {
     hub.ready().await;
     let seat = Seat { hub, entry: acks.enter(Session::new(P::VARIANT, principal)) };
@@ -138,7 +115,8 @@ async fn run<P: Protocol>(
         };
         for push in pushes {
             acks.count(push.type_url, |counts| counts.pushes += 1);
-            if out.send(Ok(P::write(push, version.to_string()))).await.is_err() {
+            let message = transport::framed(&P::write(push, version.to_string()));
+            if out.send(Ok(message)).await.is_err() {
                 return Ok(());
             }
         }

@@ -42,6 +42,8 @@ pub(super) struct Index {
     /// Of nodes.
     pub(super) zones: Store<String>,
     pub(super) pods: Store<Pod>,
+    /// Of a pod that came lately.
+    labels: Option<Arc<BTreeMap<String, String>>>,
     pub(super) slices: Store<Slice>,
     /// By kind.
     pub(super) resources: BTreeMap<&'static str, Store<Resource>>,
@@ -137,7 +139,8 @@ impl Index {
         let change = match content {
             Content::Namespace(namespace) => settings(put(&mut self.namespaces, &key, namespace).0, tracker),
             Content::Zone(zone) => settings(put(&mut self.zones, &key, zone).0, tracker),
-            Content::Pod(pod) => {
+            Content::Pod(mut pod) => {
+                self.share_labels(&key, &mut pod);
                 let (change, before) = put(&mut self.pods, &key, *pod);
                 self.noted_pod(&key, change, before.as_deref(), tracker)
             }
@@ -185,6 +188,15 @@ impl Index {
             }
         };
         change.max(read)
+    }
+
+    /// Pods of one template have the same labels, and next to each other names, in a list as well as in the index.
+    fn share_labels(&mut self, key: &str, pod: &mut Pod) {
+        let next = self.pods.range_from(key).next().map(|(_, pod)| &pod.labels);
+        match next.into_iter().chain(&self.labels).find(|labels| **labels == pod.labels) {
+            Some(same) => pod.labels = Arc::clone(same),
+            None => self.labels = Some(Arc::clone(&pod.labels)),
+        }
     }
 
     fn noted_pod(&self, key: &Arc<str>, change: Change, before: Option<&Pod>, tracker: &mut Tracker) -> Change {

@@ -148,7 +148,7 @@ impl Relations {
 
     /// Services of a workload: those that select it, and those whose slices have it. `pod` is of that name, if there is one.
     pub(super) fn services_of(&self, name: &str, pod: Option<&Pod>, index: &Index) -> Names {
-        let pod_labels = pod.map(|pod| (pod.namespace.as_str(), &pod.labels));
+        let pod_labels = pod.map(|pod| (pod.namespace.as_str(), &*pod.labels));
         let written = index.written_as(name).and_then(|workload| workload.metadata.labels.as_ref());
         let labels = pod_labels.into_iter().chain(written.map(|labels| (namespace_of(name), labels)));
         let mut services: Names = labels.flat_map(|(namespace, labels)| self.selecting(namespace, labels)).collect();

@@ -90,7 +90,7 @@ pub(super) fn workload(object: &crds::Workload, findings: &mut Vec<Finding>) -> 
         service_account: spec.service_account.clone(),
         addresses: addresses(&spec.addresses, &mut Report { object: &origin, findings }, "spec.addresses"),
         addressing: Addressing::Claimed,
-        labels: object.metadata.labels.clone().unwrap_or_default(),
+        labels: object.metadata.labels.clone().unwrap_or_default().into(),
         ports: ports.collect(),
         zone: spec.zone.clone().unwrap_or_default(),
         weight: number(spec.weight.unwrap_or(1)),

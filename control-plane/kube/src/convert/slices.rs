@@ -139,7 +139,7 @@ impl<'a> Lookup<'a> {
             if workload.addressing == Addressing::Assigned {
                 lookup.by_address.extend(workload.addresses.iter().map(|address| (*address, workload)));
             }
-            for (key, value) in &workload.labels {
+            for (key, value) in workload.labels.iter() {
                 lookup.by_label.entry((&workload.namespace, key, value)).or_default().push(workload);
             }
         }

@@ -221,7 +221,7 @@ fn access_policies_select_workloads() {
     ];
     for (policy, selected) in table {
         let mut inputs = shop();
-        inputs.workloads[0].labels = labels.clone();
+        inputs.workloads[0].labels = Arc::new(labels.clone());
         inputs.access_policies = vec![policy.clone()];
         let names: Vec<_> = inbound(&inputs, "shop/front-1").policies.into_iter().map(|p| p.name).collect();
         assert_eq!(names == [policy.origin()], selected, "{policy:?}");

@@ -85,7 +85,7 @@ fn workload(index: usize) -> Workload {
         namespace: "shop".to_owned(),
         service_account: wire::word(index % SERVICES),
         addresses: vec![[10, 2, octet(index / 250), octet(index % 250 + 1)].into()],
-        labels: BTreeMap::from([("app".to_owned(), wire::word(index % SERVICES))]),
+        labels: BTreeMap::from([("app".to_owned(), wire::word(index % SERVICES))]).into(),
         ports: vec![Port { port: 8080, name: "http".to_owned(), protocol: proto::Protocol::Http }],
         zone: ["a", "b", "c"][index % 3].to_owned(),
         name,
