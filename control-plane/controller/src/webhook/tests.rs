@@ -1,7 +1,7 @@
 mod files;
 mod slow;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use arc_swap::ArcSwap;
 use http_body_util::{BodyExt, StreamBody};
