@@ -314,7 +314,7 @@ mod tests {
         let mut numbers = numbers(1);
         for round in 0..40_000_u64 {
             let key = numbers.next().unwrap() % 5_000;
-            if numbers.next().unwrap() % 3 == 0 {
+            if numbers.next().unwrap().is_multiple_of(3) {
                 assert_eq!(map.remove(&key), wanted.remove(&key));
             } else {
                 assert_eq!(map.insert(key, round), wanted.insert(key, round));

@@ -45,7 +45,7 @@ impl Followed {
             settings: settings("a root"),
             last: None,
             partly: 0,
-            spoilt: seed % 3 == 0,
+            spoilt: seed.is_multiple_of(3),
         }
     }
 
@@ -112,7 +112,7 @@ impl Followed {
     }
 
     /// As one that knows nothing but what the API server has now.
-    fn from_nothing(&self) -> Derived {
+    fn anew(&self) -> Derived {
         let (mut index, mut tracker) = (Index::new(), Tracker::default());
         for kind in 0..KINDS.len() {
             index.absorb(kind, self.all(kind), &mut tracker);
@@ -150,7 +150,7 @@ fn whatever_happens() {
             cluster.derive(&context);
             if !cluster.spoilt {
                 let last = cluster.last.clone().unwrap();
-                assert_same(&last, &cluster.from_nothing(), &format!("{context}, from nothing"));
+                assert_same(&last, &cluster.anew(), &format!("{context}, from nothing"));
             }
         }
         partly += cluster.partly;
@@ -182,6 +182,6 @@ fn a_list_after_an_absence_tells_of_all_that_is_different() {
         cluster.absorb((kind, list));
         cluster.derive(KINDS[kind].name);
         let last = cluster.last.clone().unwrap();
-        assert_same(&last, &cluster.from_nothing(), KINDS[kind].name);
+        assert_same(&last, &cluster.anew(), KINDS[kind].name);
     }
 }
