@@ -171,7 +171,7 @@ async fn a_tunnel_carries_bytes_both_ways_and_half_closes() {
         let mut request = request(Relay::Empty);
         *request.method_mut() = Method::CONNECT;
         request.extensions_mut().insert(Protocol::from("websocket"));
-        let response = send(&mut sender, request.into()).await.ok().unwrap();
+        let response = send(&mut sender, request).await.ok().unwrap();
         let Arriving::Tunnel(mut tunnel) = response.into_body() else { panic!("no tunnel") };
         let sent: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
         tunnel.write_all(&sent).await.unwrap();
