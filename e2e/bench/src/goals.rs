@@ -168,8 +168,8 @@ const GOALS: &[Goal] = &[
         digits: 0,
     },
     Goal {
-        what: "controller killed, a sidecar restarted meanwhile: failed",
-        at: at("recovery", "recovery", "controller killed", "errors", Median),
+        what: "controller away, a sidecar restarted meanwhile: broken or failed",
+        at: at("recovery", "recovery", "controller away, sidecar restarted", "errors", Median),
         limit: AtMost(0.0),
         unit: "requests",
         digits: 0,

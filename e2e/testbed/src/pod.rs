@@ -219,6 +219,11 @@ impl Pod {
         self.sidecar.take().context("no sidecar to kill")?.kill()
     }
 
+    /// Ends the sidecar as the platform does when it restarts one.
+    pub fn terminate_sidecar(&mut self, limit: Duration) -> Result<()> {
+        self.sidecar.take().context("no sidecar to end")?.terminate(limit)
+    }
+
     pub fn sidecar(&self) -> Result<&Process> {
         self.sidecar.as_ref().with_context(|| format!("{} has no sidecar now", self.spec.name))
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     data::{Figures, Table, Tables},
@@ -20,6 +23,8 @@ use crate::{
 const RATE: f64 = 500.0;
 const CONNECTIONS: u32 = 64;
 const KILLS: usize = 5;
+/// For a sidecar to end after SIGTERM.
+const RESTART: Duration = Duration::from_secs(30);
 /// Of load before anything happens, so that the longest time without an answer is that of the event.
 const LEAD: Duration = Duration::from_millis(700);
 
@@ -45,21 +50,53 @@ pub(super) fn recovery(stage: &mut Stage) -> Result<Tables> {
     let stop = |stage: &mut Stage| stage.pod(CALLER)?.sidecar()?.signal(Signal::SIGSTOP);
     add(&mut table, "sidecar stopped", &during(stage, &pair, 4.0, stop)?);
     crash(stage)?;
-    // One of the two carries this pod's traffic.
-    for shared in SHARED {
+    shared_proxies(stage, &light, &mut table)?;
+    trusted_again(stage, &pair)?;
+    controller(stage, &pair, &mut table)?;
+    Ok(Tables::from([("recovery".to_owned(), table)]))
+}
+
+/// One of the two carries this pod's traffic, so each is killed and stopped.
+fn shared_proxies(stage: &mut Stage, light: &Subject, table: &mut Table) -> Result<()> {
+    for shared in SHARED.iter().cycle().take(KILLS) {
         let kill = |stage: &mut Stage| stage.mesh.kill_sidecar(shared).map(|_| ());
-        add(&mut table, "shared proxy killed", &during(stage, &light, 3.0, kill)?);
+        add(table, "shared proxy killed", &during(stage, light, 3.0, kill)?);
         stage.mesh.restart_sidecar(shared)?;
     }
-    trusted_again(stage, &pair)?;
+    for shared in SHARED {
+        let signal = |stage: &mut Stage, signal| stage.pod(shared)?.sidecar()?.signal(signal);
+        let seen = during(stage, light, 6.0, |stage| signal(stage, Signal::SIGSTOP));
+        signal(stage, Signal::SIGCONT)?;
+        add(table, "shared proxy stopped", &seen?);
+    }
+    Ok(())
+}
+
+fn controller(stage: &mut Stage, pair: &Subject, table: &mut Table) -> Result<()> {
+    for _ in 0..KILLS {
+        let kill = |stage: &mut Stage| {
+            stage.mesh.kill_controller()?;
+            stage.mesh.start_controller()
+        };
+        add(table, "controller killed", &during(stage, pair, 2.0, kill)?);
+    }
+    let seen = during(stage, pair, 4.0, |stage| signal_controller(stage, Signal::SIGSTOP));
+    signal_controller(stage, Signal::SIGCONT)?;
+    add(table, "controller stopped", &seen?);
     let away = |stage: &mut Stage| {
         stage.mesh.kill_controller()?;
-        crash(stage)
+        stage.mesh.pod_mut(CALLER)?.terminate_sidecar(RESTART)?;
+        stage.mesh.restart_sidecar(CALLER).map(|_| ())
     };
-    let seen = during(stage, &pair, 4.0, away);
+    let seen = during(stage, pair, 4.0, away);
     stage.mesh.start_controller()?;
-    add(&mut table, "controller killed", &seen?);
-    Ok(Tables::from([("recovery".to_owned(), table)]))
+    add(table, "controller away, sidecar restarted", &seen?);
+    Ok(())
+}
+
+fn signal_controller(stage: &Stage, signal: Signal) -> Result<()> {
+    let controller = stage.mesh.controller.as_ref().context("no controller")?;
+    kill(Pid::from_raw(i32::try_from(controller.pid())?), signal).with_context(|| format!("{signal} to the controller"))
 }
 
 /// What the load sees while that happens, some time after its beginning.

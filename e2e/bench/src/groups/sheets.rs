@@ -263,7 +263,7 @@ pub(super) const RECOVERY: &[Sheet] = &[Sheet {
     table: "recovery",
     title: "500 requests a second, each on a connection of its own",
     note: "Broken are connections that were open to the process that died; failed is every other error but a refused \
-           connection. The controller is away while a sidecar is killed and started.",
+           connection. SIGKILL, SIGSTOP; restarted is SIGTERM and a new start.",
     columns: &[
         column("longest time without an answer, ms", "gap", Spread, 1),
         column("refused", "refused", Spread, 0),
