@@ -16,7 +16,7 @@ use super::{
     error::RequestError,
     forward::{Departure, resolve},
     head,
-    send::for_mirror,
+    send::{copy, for_mirror},
 };
 
 /// Bodies up to this size are mirrored too; mirroring a longer one would mean to hold it.
@@ -124,11 +124,7 @@ pub(super) async fn mirror(
         let Ok((destination, port)) = resolve(snapshot, &mirror.backend) else { continue };
         let Ok(picked) = from.pick(destination, None, &[]) else { continue };
         let connect = destination.service.policy.connect_timeout;
-        let mut copy = Box::new(Request::new(Relay::Full(body.clone())));
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
+        let copy = copy(request, Relay::Full(body.clone()));
         let from = from.clone();
         let port = picked.endpoint.spec.target_port(port);
         tokio::task::spawn_local(async move {

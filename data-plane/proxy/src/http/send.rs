@@ -160,7 +160,7 @@ async fn try_once(
     let connect = plan.destination.service.policy.connect_timeout;
     let deadline = plan.try_deadline(Instant::now());
     // HTTP/1 gives it back, if nobody stops waiting for that.
-    let kept = (repeatable && (http2 || deadline.is_some())).then(|| copy(&request));
+    let kept = (repeatable && (http2 || deadline.is_some())).then(|| copy(&request, Relay::Empty));
     let sending = from.worker.pool.send(target, http2, request, connect, silence);
     let sent = match deadline {
         Some(at) => match tokio::time::timeout_at(at.into(), sending).await {
@@ -261,9 +261,9 @@ pub(super) async fn for_mirror(
     Ok(())
 }
 
-/// The same request again; only ones without a body are asked for.
-fn copy(request: &Request<Relay>) -> Box<Request<Relay>> {
-    let mut again = Box::new(Request::new(Relay::Empty));
+/// The same request again, with a body of its own.
+pub(super) fn copy(request: &Request<Relay>, body: Relay) -> Box<Request<Relay>> {
+    let mut again = Box::new(Request::new(body));
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.version_mut() = request.version();
