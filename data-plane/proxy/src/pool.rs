@@ -159,6 +159,10 @@ const STREAMS: usize = 200;
 const CONNECTIONS: usize = 16;
 /// Between two looks at a connection's pulse.
 const LOOK: Duration = Duration::from_millis(50);
+/// A connection that nobody has used for so long may have lost its peer without a sign: who has other endpoints asks first.
+const QUIET: Duration = Duration::from_millis(250);
+/// The answer to that takes one round trip. Who owes it for so long gets no request.
+const ASK: Duration = Duration::from_secs(1);
 /// A peer of the mesh whose kernel has acknowledged nothing for so long is gone, and what waits for its answers fails.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -295,8 +299,13 @@ impl Pool {
         let key = Key::of(target);
         let peer = self.http2.borrow_mut().entry(key).or_insert_with(|| Rc::new(Peer::new())).clone();
         let epoch = self.engine.tls.epoch();
-        if let Some(connection) = peer.usable(target, epoch) {
-            return Ok(connection);
+        while let Some(connection) = peer.usable(target, epoch) {
+            if silence == Silence::Dial || connection.is_alive().await {
+                return Ok(connection);
+            }
+            if !connection.connection.closed.get() {
+                return Err(UpstreamError::Vanished);
+            }
         }
         if silence == Silence::GiveUp && peer.is_silent() {
             return Err(UpstreamError::Vanished);
@@ -420,7 +429,11 @@ impl Peer {
             None if connections.len() < CONNECTIONS => return None,
             None => connections.iter().min_by_key(|it| it.streams.get())?,
         };
-        chosen.used.set(now);
+        let used = chosen.used.replace(now);
+        // An app may not like to be asked, and gRPC's servers end connections for it.
+        if identity.is_some() && now.saturating_duration_since(used) >= QUIET {
+            chosen.connection.life.doubt();
+        }
         Some(chosen.clone())
     }
 
@@ -428,6 +441,26 @@ impl Peer {
     fn is_silent(&self) -> bool {
         let (connections, now) = (self.connections.borrow(), Instant::now());
         !connections.is_empty() && connections.iter().all(|it| it.pulse.is_silent(now))
+    }
+}
+
+// === impl Http2 ===
+
+impl Http2 {
+    /// Whether the peer has given a sign of life since it was last doubted. It is waited for, as long as the peer's kernel
+    /// acknowledges what it is sent.
+    async fn is_alive(&self) -> bool {
+        let life = &self.connection.life;
+        let start = Instant::now();
+        while life.is_doubted() && !self.connection.closed.get() {
+            let now = Instant::now();
+            if self.pulse.is_silent(now) || now - start >= ASK {
+                return false;
+            }
+            // Whatever comes first.
+            let _ = tokio::time::timeout(LOOK, life.sign()).await;
+        }
+        !self.connection.closed.get()
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/endpoints", run: endpoints },
     Case { name: "disruption/killed-endpoint", run: killed },
     Case { name: "disruption/vanished-endpoint", run: vanished },
+    Case { name: "disruption/vanished-while-quiet", run: vanished_while_quiet },
     Case { name: "disruption/bad-yaml", run: bad_yaml },
 ];
 
@@ -188,6 +189,29 @@ fn vanished(machine: &Machine) -> Result<()> {
         results.push((format!("{name}, around"), judged));
     }
     every(results)
+}
+
+/// The same while nothing is on its way there: not even a POST is lost to a connection that died unnoticed.
+fn vanished_while_quiet(machine: &Machine) -> Result<()> {
+    let mesh = mesh(machine)?;
+    let load = |rate| {
+        let target = format!("echo://{SHOP}:80/echo").parse().map_err(anyhow::Error::msg)?;
+        Load::start(mesh.pod(CALLER)?, &LoadSpec::new(target, rate))
+    };
+    let first = load(300)?;
+    // Every worker has connections to all of them.
+    after_second(&first, outrigger_testbed::now_us())?;
+    flawless(&first.finish()?)?;
+    // Nothing is on its way, nor are acknowledgements.
+    std::thread::sleep(Duration::from_millis(500));
+    for pod in ["shop/app-v2", "shop/app-v3"] {
+        mesh.pod(pod)?.exec("ip", &["link", "set", "eth0", "down"])?;
+    }
+    let second = load(100)?;
+    after_second(&second, outrigger_testbed::now_us())?;
+    let samples = second.finish()?;
+    println!("        {:?}, longest {:?}", samples.by_outcome(), samples.latency(1.0));
+    flawless(&samples)
 }
 
 fn after_second(load: &Load, from: u64) -> Result<()> {

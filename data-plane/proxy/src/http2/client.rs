@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Receiving, Tunnel, WINDOW,
-    alive::{Patience, gone},
+    alive::{Life, Patience, gone},
     body::send_body,
     gather::Gathered,
 };
@@ -43,6 +43,7 @@ pub(crate) struct Connection {
     pub(crate) closed: Cell<bool>,
     /// As many streams as the peer allows.
     pub(crate) allowed: Cell<usize>,
+    pub(crate) life: Life,
 }
 
 /// Begins HTTP/2 on a stream, and leaves it to a task that `ended` is called in.
@@ -64,7 +65,8 @@ where
         .max_header_list_size(settings.header_bytes)
         .handshake(gathered.clone())
         .await?;
-    let state = Rc::new(Connection { closed: Cell::new(false), allowed: Cell::new(settings.streams) });
+    let state =
+        Rc::new(Connection { closed: Cell::new(false), allowed: Cell::new(settings.streams), life: Life::new() });
     tokio::task::spawn_local(drive(connection, gathered, settings.streams, state.clone(), ended));
     Ok((sender, state))
 }
@@ -82,7 +84,7 @@ async fn drive<S, E>(
     let mut connection = connection;
     let pings = connection.ping_pong();
     let mut connection = pin!(connection);
-    let mut gone = pin!(gone(pings, PATIENCE, || gathered.reads()));
+    let mut gone = pin!(gone(pings, PATIENCE, &state.life, || gathered.reads()));
     let result = poll_fn(|cx| {
         let polled = gathered.poll(cx, |cx| connection.as_mut().poll(cx));
         state.allowed.set(connection.max_concurrent_send_streams().min(most));
@@ -93,6 +95,7 @@ async fn drive<S, E>(
     });
     let result = result.await;
     state.closed.set(true);
+    state.life.tell();
     // Before the socket is closed with the connection, and its number becomes another's.
     ended();
     match result {

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     Receiving, Tunnel, WINDOW,
-    alive::{Patience, gone},
+    alive::{Life, Patience, gone},
     body::{Unsent, send_body},
     gather::Gathered,
 };
@@ -60,7 +60,8 @@ where
         .await?;
     let handle = Rc::new(handle);
     let pings = connection.ping_pong();
-    let mut gone = pin!(gone(pings, PATIENCE, || gathered.reads()));
+    let life = Life::new();
+    let mut gone = pin!(gone(pings, PATIENCE, &life, || gathered.reads()));
     let mut ending = pin!(ending);
     let mut ends = false;
     loop {

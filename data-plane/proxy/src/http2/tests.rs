@@ -225,3 +225,39 @@ async fn a_silent_peer_is_given_up() {
     };
     LocalSet::new().run_until(run).await;
 }
+
+#[tokio::test]
+async fn a_peer_that_is_doubted_is_asked() {
+    let run = async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let server = spawn_local(async move { serve(far, &Limits::default(), std::future::pending(), echo).await });
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let (_sender, connection) = open(near, settings, || {}).await.unwrap();
+        for _ in 0..3 {
+            connection.life.doubt();
+            connection.life.sign().await;
+            assert!(!connection.life.is_doubted());
+        }
+        server.abort();
+        connection.life.doubt();
+        connection.life.sign().await;
+        assert!(connection.closed.get());
+    };
+    tokio::time::timeout(Duration::from_secs(20), LocalSet::new().run_until(run)).await.expect("it hangs");
+}
+
+/// Its kernel may still acknowledge what comes.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_hangs_gives_no_sign() {
+    let run = async {
+        let (near, _far) = tokio::io::duplex(1 << 16);
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let (_sender, connection) = open(near, settings, || {}).await.unwrap();
+        connection.life.doubt();
+        let sign = tokio::time::timeout(Duration::from_millis(1900), connection.life.sign()).await;
+        assert!(sign.is_err() && connection.life.is_doubted() && !connection.closed.get());
+        connection.life.sign().await;
+        assert!(connection.closed.get());
+    };
+    LocalSet::new().run_until(run).await;
+}

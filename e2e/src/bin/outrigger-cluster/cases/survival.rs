@@ -177,30 +177,36 @@ fn node_lost(cluster: &Cluster) -> Result<()> {
     let names = nodes["items"].as_array().into_iter().flatten().map(|node| text(&node["metadata"]["name"]));
     let lost = names.into_iter().find(|name| *name != home).context("there is only one node")?;
     podinfo::open_beyond(cluster, &lost)?;
+    let survived = survives_loss(cluster, &home, &lost);
+    // Whatever has happened: the next case begins without them.
+    let deleted = cluster.kubectl(&["delete", "deployment", "-n", NAMESPACE, "beyond"]);
+    survived.and(deleted).and_then(|_| cluster.until_pods(NAMESPACE, "at=beyond", 0))
+}
+
+fn survives_loss(cluster: &Cluster, home: &str, lost: &str) -> Result<()> {
     for (app, here, there) in [("frontend", 1, 1), ("backend", 1, 3)] {
         let pods = cluster.pods(NAMESPACE, &format!("app={app}"))?;
         let on = |node: &str| pods.iter().filter(|pod| pod["spec"]["nodeName"] == node).count();
-        ensure!((on(&home), on(&lost)) == (here, there), "{app}: {} on {home}, {} on {lost}", on(&home), on(&lost));
+        ensure!((on(home), on(lost)) == (here, there), "{app}: {} on {home}, {} on {lost}", on(home), on(lost));
     }
     let steady = Steady::start(cluster)?;
     let sent = now_us();
-    cluster.node("kill", &lost)?;
+    cluster.node("kill", lost)?;
     let kill = Kill { sent, gone: now_us() };
     let noticed = until(Duration::from_secs(120), || {
-        let node = cluster.get("node", "", &lost)?;
+        let node = cluster.get("node", "", lost)?;
         let ready = &condition(&node["status"]["conditions"], "Ready")["status"];
         ensure!(ready != "True", "{lost} is Ready: {ready}");
         Ok(())
     });
     println!("        Kubernetes called it lost {:.0} s later", Duration::from_micros(now_us() - sent).as_secs_f64());
     let on = steady.goes_on(100);
-    cluster.node("start", &lost)?;
-    cluster.kubectl(&["wait", "node", &lost, "--for=condition=Ready", "--timeout=120s"])?;
+    cluster.node("start", lost)?;
+    cluster.kubectl(&["wait", "node", lost, "--for=condition=Ready", "--timeout=120s"])?;
     for app in ["frontend", "backend", "beyond"] {
         podinfo::rolled_out(cluster, app)?;
     }
     let back = steady.goes_on(100);
     steady.finish(&[kill])?;
-    cluster.kubectl(&["delete", "deployment", "-n", NAMESPACE, "beyond", "--wait=false"])?;
     noticed.and(on).and(back)
 }
