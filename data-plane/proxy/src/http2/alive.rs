@@ -31,7 +31,7 @@ pub(super) async fn gone(pings: Option<PingPong>, patience: Patience, life: &Lif
         }
         heard = reads();
         // The answer to an earlier one says nothing about now.
-        poll_fn(|cx| Poll::Ready(drop(pings.poll_pong(cx)))).await;
+        poll_fn(|cx| Poll::Ready(pings.poll_pong(cx).is_ready())).await;
         // One that is under way still does as well. Any other error is the connection's, which says so itself.
         let _ = pings.send_ping(h2::Ping::opaque());
         let answered = poll_fn(|cx| {
