@@ -1,9 +1,18 @@
 //! Whether the peer of a connection is still there: PING (RFC 9113 section 6.7), sent only into silence.
 
-use std::{cell::Cell, future::poll_fn, task::Poll, time::Duration};
+use std::{
+    cell::{Cell, OnceCell},
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Poll, Waker},
+    time::Duration,
+};
 
 use h2::PingPong;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 
 /// How long a peer may say nothing before it is asked, and how long it may then take.
 #[derive(Debug, Clone, Copy)]
@@ -13,9 +22,12 @@ pub(super) struct Patience {
 }
 
 /// Whether a peer has been heard of since somebody last doubted it.
+#[derive(Default)]
 pub(crate) struct Life {
     doubted: Cell<bool>,
-    ask: Notify,
+    asked: Cell<bool>,
+    /// The task that drives the connection. It does so at every request, and had better not look for more than a flag.
+    driver: OnceCell<Waker>,
     heard: Notify,
 }
 
@@ -24,7 +36,15 @@ pub(super) async fn gone(pings: Option<PingPong>, patience: Patience, life: &Lif
     let Some(mut pings) = pings else { return std::future::pending().await };
     let mut heard = reads();
     loop {
-        let asked = timeout(patience.silence, life.ask.notified()).await.is_ok();
+        let mut quiet = pin!(sleep(patience.silence));
+        let asked = poll_fn(|cx| {
+            if life.asked.take() {
+                return Poll::Ready(true);
+            }
+            life.driver.get_or_init(|| cx.waker().clone());
+            quiet.as_mut().poll(cx).map(|()| false)
+        });
+        let asked = asked.await;
         if !asked && reads() != heard {
             heard = reads();
             continue;
@@ -50,10 +70,6 @@ pub(super) async fn gone(pings: Option<PingPong>, patience: Patience, life: &Lif
 }
 
 impl Life {
-    pub(super) fn new() -> Self {
-        Self { doubted: Cell::new(false), ask: Notify::new(), heard: Notify::new() }
-    }
-
     pub(crate) fn doubt(&self) {
         self.doubted.set(true);
     }
@@ -64,7 +80,10 @@ impl Life {
 
     /// Has the peer asked, and waits for whatever it says, or for the connection's end.
     pub(crate) async fn sign(&self) {
-        self.ask.notify_one();
+        self.asked.set(true);
+        if let Some(driver) = self.driver.get() {
+            driver.wake_by_ref();
+        }
         if self.is_doubted() {
             self.heard.notified().await;
         }

@@ -66,7 +66,7 @@ where
         .handshake(gathered.clone())
         .await?;
     let state =
-        Rc::new(Connection { closed: Cell::new(false), allowed: Cell::new(settings.streams), life: Life::new() });
+        Rc::new(Connection { closed: Cell::new(false), allowed: Cell::new(settings.streams), life: Life::default() });
     tokio::task::spawn_local(drive(connection, gathered, settings.streams, state.clone(), ended));
     Ok((sender, state))
 }

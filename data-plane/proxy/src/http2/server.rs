@@ -60,7 +60,7 @@ where
         .await?;
     let handle = Rc::new(handle);
     let pings = connection.ping_pong();
-    let life = Life::new();
+    let life = Life::default();
     let mut gone = pin!(gone(pings, PATIENCE, &life, || gathered.reads()));
     let mut ending = pin!(ending);
     let mut ends = false;
