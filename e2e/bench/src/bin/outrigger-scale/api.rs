@@ -9,6 +9,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -26,10 +27,14 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
 
-use crate::world::World;
+use crate::{
+    run::ApiServer,
+    world::{Size, World},
+};
 
 const ROOT: &str = "/api/v1/namespaces/outrigger-system/secrets/outrigger-root";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/outrigger-system/leases/outrigger-controller";
+pub(crate) const IN_MEMORY: &str = "in memory";
 /// Where users' policies are.
 pub(crate) const POLICIES: &str = "/apis/outrigger.dev/v1alpha1/namespaces/outrigger-system";
 
@@ -97,20 +102,39 @@ impl Api {
         std::fs::write(files.path().join("kubeconfig"), kubeconfig(address).to_string())?;
         Ok(Self { state, files })
     }
+}
 
-    pub(crate) fn kubeconfig(&self) -> PathBuf {
+impl ApiServer for Api {
+    fn name(&self) -> &'static str {
+        IN_MEMORY
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
         self.files.path().join("kubeconfig")
     }
 
-    /// The mesh's root certificate, PEM: the controller has put it there.
-    pub(crate) fn root(&self) -> Result<Vec<u8>> {
+    fn size(&self) -> Size {
+        lock(&self.state).world.size
+    }
+
+    fn root(&self) -> Result<Vec<u8>> {
         let data = lock(&self.state).objects[ROOT]["data"]["tls.crt"].clone();
         let pem: k8s_openapi::ByteString = serde_json::from_value(data).context("the root's Secret isn't filled")?;
         Ok(pem.0)
     }
 
-    /// Gives a service as many pods. Pods come before their slice, and go after it.
-    pub(crate) fn rescale(&self, service: usize, replicas: usize) {
+    /// What [`review`] takes.
+    fn tokens(&self) -> Result<Vec<String>> {
+        let size = self.size();
+        let token = |proxy| {
+            let (namespace, account, pod) = size.names_of(proxy);
+            format!("{namespace}:{account}:{pod}")
+        };
+        Ok((0..size.proxies).map(token).collect())
+    }
+
+    fn rescale(&self, service: usize, replicas: usize) -> Result<Instant> {
+        let written = Instant::now();
         let state = &mut *lock(&self.state);
         let before = state.world.replicas(service);
         state.world.rescale(service, replicas);
@@ -127,23 +151,25 @@ impl Api {
             let pod = state.world.pod(service, pod, state.version);
             state.tell("pods", "DELETED", &pod);
         }
+        Ok(written)
     }
 
-    /// Writes an object of a user. Its kind is what is watched.
-    pub(crate) fn apply(&self, kind: &'static str, name: &str, mut object: Value) {
+    fn apply(&self, kind: &'static str, name: &str, mut object: Value) -> Result<()> {
         let state = &mut *lock(&self.state);
         object["metadata"] = json!({ "namespace": "outrigger-system", "name": name, "uid": name, "generation": 1 });
         let object = state.store(&format!("{POLICIES}/{kind}/{name}"), object);
         state.tell(kind, "ADDED", &object);
+        Ok(())
     }
 
-    pub(crate) fn delete(&self, kind: &'static str, name: &str) {
+    fn delete(&self, kind: &'static str, name: &str) -> Result<()> {
         let state = &mut *lock(&self.state);
         if let Some(mut object) = state.objects.remove(&format!("{POLICIES}/{kind}/{name}")) {
             state.version += 1;
             object["metadata"]["resourceVersion"] = state.version.to_string().into();
             state.tell(kind, "DELETED", &object);
         }
+        Ok(())
     }
 }
 
@@ -249,7 +275,7 @@ impl State {
         };
         let (items, end): (Vec<Value>, usize) = match kind {
             "namespaces" => (self.world.namespaces().collect(), services),
-            "services" => (page(1).map(World::service).collect(), page(1).end),
+            "services" => (page(1).map(|service| self.world.service(service)).collect(), page(1).end),
             "endpointslices" => (page(1).map(|s| self.world.slice(s, 1)).collect(), page(1).end),
             "pods" => {
                 let page = page(self.world.size.endpoints_per_service);

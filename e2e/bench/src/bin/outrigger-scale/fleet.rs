@@ -32,8 +32,8 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// `at_once` connections are made at a time.
-    pub(crate) fn start(size: Size, threads: usize, at_once: usize) -> Result<Self> {
-        let common = Arc::new(Common { size, ledger: Ledger::default(), turns: Semaphore::new(at_once) });
+    pub(crate) fn start(size: Size, tokens: Vec<String>, threads: usize, at_once: usize) -> Result<Self> {
+        let common = Arc::new(Common { size, tokens, ledger: Ledger::default(), turns: Semaphore::new(at_once) });
         let (target, targets) = watch::channel(Target::default());
         let thread = |thread: usize| {
             let (common, targets) = (Arc::clone(&common), targets.clone());

@@ -81,6 +81,11 @@ impl Ledger {
         self.watched.write().unwrap_or_else(PoisonError::into_inner).names.insert(name, change);
     }
 
+    /// The same of every resource of a kind.
+    pub(crate) fn expect_kind(&self, kind: &'static str, change: usize) {
+        self.watched.write().unwrap_or_else(PoisonError::into_inner).kind = Some((kind, change));
+    }
+
     pub(crate) fn receipts(&self) -> Vec<Receipt> {
         lock(&self.receipts).clone()
     }
@@ -135,12 +140,14 @@ impl Ledger {
         self.resources.fetch_add(message.resources.len() as u64, Relaxed);
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
         let mut expected = false;
-        if let Some((kind, change)) = watched.kind {
-            if message.type_url == kind && !message.resources.is_empty() {
-                lock(&self.receipts).push(Receipt { proxy, change, at, bytes });
-                expected = true;
-            }
-        } else if !watched.names.is_empty() {
+        if let Some((kind, change)) = watched.kind
+            && message.type_url == kind
+            && !message.resources.is_empty()
+        {
+            lock(&self.receipts).push(Receipt { proxy, change, at, bytes });
+            expected = true;
+        }
+        if !watched.names.is_empty() {
             let names = message.resources.iter().map(|resource| &resource.name).chain(&message.removed_resources);
             for change in names.filter_map(|name| watched.names.get(name)) {
                 lock(&self.receipts).push(Receipt { proxy, change: *change, at, bytes });

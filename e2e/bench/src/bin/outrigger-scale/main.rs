@@ -8,6 +8,7 @@ mod process;
 mod proxy;
 mod report;
 mod run;
+mod server;
 mod stream;
 mod world;
 
@@ -17,7 +18,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::{run::Ways, world::Size};
+use crate::{
+    run::Ways,
+    world::{Network, Size},
+};
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures the controller with thousands of simulated proxies")]
@@ -32,8 +36,8 @@ struct Args {
     /// Services that each proxy's app calls
     #[arg(long, default_value_t = 20)]
     calls: usize,
-    /// Of churn: one service is rescaled in each
-    #[arg(long, default_value_t = 30)]
+    /// Of churn: one service is rescaled in each, and a policy for all comes or goes every minute
+    #[arg(long, default_value_t = 130)]
     seconds: usize,
     /// Connections that are being made at a time
     #[arg(long, default_value_t = 256)]
@@ -44,12 +48,15 @@ struct Args {
     /// All sizes of docs/scale.md, instead of one
     #[arg(long, conflicts_with_all = ["services", "proxies", "endpoints_per_service"])]
     all: bool,
-    /// Its part between the markers is written anew
-    #[arg(long, requires = "all")]
-    out: Option<PathBuf>,
-    /// What was found out, all of it
+    /// A real API server that has nothing in it yet and nobody at work. It is filled, and left so
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    kubeconfig: Option<PathBuf>,
+    /// Where all that was found out is kept: what was measured again is put in place of what was there
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Its part between the markers is written anew, from all that is kept
+    #[arg(long, requires = "json")]
+    out: Option<PathBuf>,
     /// Waits before churn, and prints PIDs, for a profiler
     #[arg(long)]
     hold: bool,
@@ -66,6 +73,7 @@ fn main() -> Result<()> {
         proxies: args.proxies,
         endpoints_per_service: args.endpoints_per_service,
         calls: args.calls,
+        network: Network::default(),
     };
     let ways = Ways { seconds: args.seconds, threads: args.threads.max(1), at_once: args.at_once, hold: args.hold };
     let sizes = if args.all {
@@ -76,13 +84,12 @@ fn main() -> Result<()> {
     };
     sizes.iter().try_for_each(Size::check)?;
     raise_limit(sizes.iter().map(|size| size.proxies).max().unwrap_or(0) as u64 + SPARE)?;
-    let outcomes = sizes.into_iter().map(|size| run::run(size, ways)).collect::<Result<Vec<_>>>()?;
-    if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_string_pretty(&outcomes)?).with_context(|| path.display().to_string())?;
-    }
-    let text = report::text(&outcomes);
-    println!("{text}");
-    args.out.map_or(Ok(()), |path| report::write(&path, &text))
+    let run = |size| run::run(size, ways, args.kubeconfig.as_deref());
+    let outcomes = sizes.into_iter().map(run).collect::<Result<Vec<_>>>()?;
+    println!("{}", report::text(&outcomes));
+    let Some(path) = &args.json else { return Ok(()) };
+    let kept = report::keep(path, outcomes)?;
+    args.out.map_or(Ok(()), |path| report::write(&path, &report::text(&kept)))
 }
 
 /// Of open files, here and in the controller.

@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 use outrigger_testbed::machine::binary;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The real binary, fed by an API server.
 pub(crate) struct Controller {
@@ -26,7 +26,7 @@ pub(crate) struct Controller {
 }
 
 /// Memory in KiB, as `smaps_rollup` has it.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
     pub(crate) rss_kib: u64,
     pub(crate) anon_kib: u64,

@@ -45,6 +45,8 @@ pub(crate) struct Target {
 /// What all proxies share.
 pub(crate) struct Common {
     pub(crate) size: Size,
+    /// By proxy.
+    pub(crate) tokens: Vec<String>,
     pub(crate) ledger: Ledger,
     /// For connections that are being made.
     pub(crate) turns: Semaphore,
@@ -126,7 +128,7 @@ impl Proxy {
         let request = Request::post(format!("https://{SERVER}{METHOD}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
-            .header("authorization", format!("Bearer {}", common.size.token(self.id)))
+            .header("authorization", format!("Bearer {}", common.tokens[self.id]))
             .body(())?;
         let (response, requests) = client.send_request(request, false)?;
         let mut stream = Stream::open(self.id, &common, &mut self.held, requests)?;

@@ -1,10 +1,10 @@
 //! What was found out, as Markdown.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use crate::run::Outcome;
+use crate::{api::IN_MEMORY, run::Outcome};
 
 const BEGIN: &str = "<!-- written by ./dev scale: begin -->";
 const END: &str = "<!-- written by ./dev scale: end -->";
@@ -38,6 +38,10 @@ const ROWS: &[Row] = &[
     ("controller CPU per change", |o| format!("{:.2} ms", o.churn.cpu_us_per_change / 1e3)),
     ("controller CPU per proxy told", |o| format!("{:.0} µs", o.churn.cpu_us_per_told)),
     ("bytes per proxy told", |o| format!("{:.0} B", o.churn.bytes_per_told)),
+    ("an AccessPolicy for all each minute meanwhile: all have it", |o| {
+        let seconds = |of: &Option<f64>| of.map_or("not all".to_owned(), |seconds| format!("{seconds:.2} s"));
+        o.churn.policy_s.iter().map(seconds).collect::<Vec<_>>().join(", ")
+    }),
     ("**Mesh-wide AccessPolicy**: half / all have it", |o| wide(&o.access_policy)),
     ("controller CPU; bytes per proxy", |o| wide_cost(&o.access_policy)),
     ("**Mesh-wide TrafficPolicy**: half / all have it", |o| wide(&o.traffic_policy)),
@@ -66,15 +70,30 @@ const GOALS: &[Goal] = &[
     }),
 ];
 
+/// Puts outcomes to those that a file keeps, in place of those of the same size and API server.
+pub(crate) fn keep(path: &Path, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>> {
+    let key = |o: &Outcome| (o.api_server.clone(), o.services, o.proxies);
+    let kept = match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string())?,
+        Err(_) => Vec::new(),
+    };
+    let mut all: BTreeMap<_, _> = kept.into_iter().map(|outcome: Outcome| (key(&outcome), outcome)).collect();
+    all.extend(outcomes.into_iter().map(|outcome| (key(&outcome), outcome)));
+    let all: Vec<Outcome> = all.into_values().collect();
+    fs::write(path, serde_json::to_string_pretty(&all)?).with_context(|| path.display().to_string())?;
+    Ok(all)
+}
+
 /// The goals, and a table of all sizes.
 pub(crate) fn text(outcomes: &[Outcome]) -> String {
-    let largest = outcomes.iter().max_by_key(|o| (o.services, o.proxies));
+    let largest = outcomes.iter().max_by_key(|o| (o.services, o.proxies, o.api_server == IN_MEMORY));
     let goals = largest.map(|largest| {
         let rows = GOALS.iter().map(|(what, goal, measure)| {
             let (measured, met) = measure(largest);
             format!("| {what} | {goal} | {measured} | {} |\n", if met { "yes" } else { "**no**" })
         });
-        let size = format!("{} services × {} proxies", count(largest.services), count(largest.proxies));
+        let (services, proxies) = (count(largest.services), count(largest.proxies));
+        let size = format!("{services} services × {proxies} proxies, API server {}", largest.api_server);
         format!("| {size} | goal | measured | met |\n|---|---|---|---|\n{}\n", rows.collect::<String>())
     });
     format!("{}{}", goals.unwrap_or_default(), sizes(outcomes))
@@ -86,9 +105,10 @@ fn sizes(outcomes: &[Outcome]) -> String {
         format!("| {name} | {} |\n", values.join(" | "))
     };
     let sizes = row("services × proxies", &|o| format!("{} × {}", count(o.services), count(o.proxies)));
+    let api_server = row("API server", &|o| o.api_server.clone());
     let endpoints = row("endpoints", &|o| count(o.endpoints));
     let rows = ROWS.iter().map(|(name, value)| row(name, value));
-    format!("{sizes}|---|{}\n{endpoints}{}", "---:|".repeat(outcomes.len()), rows.collect::<String>())
+    format!("{sizes}|---|{}\n{api_server}{endpoints}{}", "---:|".repeat(outcomes.len()), rows.collect::<String>())
 }
 
 /// Puts the text between the markers of a page.

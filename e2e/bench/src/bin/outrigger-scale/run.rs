@@ -1,22 +1,24 @@
 //! One size, from a controller that starts to one that comes back: what is done, and what is measured of it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use outrigger_wire::names::type_url;
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
     api::Api,
     fleet::Fleet,
-    ledger::Watched,
+    ledger::{Receipt, Watched},
     process::{Controller, Memory, own_cpu},
+    server::Server,
     world::{Size, World, endpoint_name},
 };
 
@@ -24,6 +26,24 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(180);
 const IDLE: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
+/// Seconds of churn between two changes for everybody.
+const MINUTE: usize = 60;
+
+/// What feeds the controller.
+pub(crate) trait ApiServer {
+    fn name(&self) -> &'static str;
+    fn kubeconfig(&self) -> PathBuf;
+    fn size(&self) -> Size;
+    /// The mesh's root certificate, PEM: the controller has put it there.
+    fn root(&self) -> Result<Vec<u8>>;
+    /// Of each proxy's pod.
+    fn tokens(&self) -> Result<Vec<String>>;
+    /// Gives a service as many pods. Pods come before their slice, and go after it. Says when that was sent.
+    fn rescale(&self, service: usize, replicas: usize) -> Result<Instant>;
+    /// Writes an object of a user. Its kind is what is watched.
+    fn apply(&self, kind: &'static str, name: &str, object: Value) -> Result<()>;
+    fn delete(&self, kind: &'static str, name: &str) -> Result<()>;
+}
 
 /// How it is done.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +59,9 @@ pub(crate) struct Ways {
 }
 
 /// All that was found out about one size.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Outcome {
+    pub(crate) api_server: String,
     pub(crate) services: usize,
     pub(crate) proxies: usize,
     pub(crate) endpoints: usize,
@@ -58,7 +79,7 @@ pub(crate) struct Outcome {
 }
 
 /// Until the controller has read everything and could serve.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Start {
     pub(crate) seconds: f64,
     pub(crate) controller_cpu_s: f64,
@@ -66,7 +87,7 @@ pub(crate) struct Start {
 }
 
 /// All proxies connect and get what they lack.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Sync {
     /// Until half of the proxies, and until all have acknowledged everything.
     pub(crate) half_s: f64,
@@ -80,7 +101,7 @@ pub(crate) struct Sync {
 }
 
 /// One service is rescaled every second.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Churn {
     pub(crate) changes: usize,
     /// Proxies that call the service, all changes together, and those that were told.
@@ -97,10 +118,12 @@ pub(crate) struct Churn {
     pub(crate) cpu_us_per_told: f64,
     pub(crate) bytes_per_told: f64,
     pub(crate) simulation_cpu_percent: f64,
+    /// An AccessPolicy for everybody came, went, came ... every minute meanwhile: until the last proxy had it, if all did.
+    pub(crate) policy_s: Vec<Option<f64>>,
 }
 
 /// One object changes what every proxy has.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct MeshWide {
     pub(crate) told: usize,
     /// When it comes, and when it goes.
@@ -114,7 +137,7 @@ pub(crate) struct MeshWide {
 struct Stage {
     size: Size,
     ways: Ways,
-    api: Api,
+    api: Box<dyn ApiServer>,
     controller: Controller,
     fleet: Fleet,
     dir: TempDir,
@@ -122,9 +145,9 @@ struct Stage {
     idle: f64,
 }
 
-pub(crate) fn run(size: Size, ways: Ways) -> Result<Outcome> {
+pub(crate) fn run(size: Size, ways: Ways, kubeconfig: Option<&Path>) -> Result<Outcome> {
     eprintln!("{} services, {} endpoints, {} proxies", size.services, size.endpoints(), size.proxies);
-    let (mut stage, start) = Stage::start(size, ways)?;
+    let (mut stage, start) = Stage::start(size, ways, kubeconfig)?;
     eprintln!("  ready: {start:?}");
     let first_sync = stage.sync(|stage| stage.fleet.connect(stage.controller.grpc, &stage.api.root()?))?;
     eprintln!("  first sync: {first_sync:?}");
@@ -133,8 +156,7 @@ pub(crate) fn run(size: Size, ways: Ways) -> Result<Outcome> {
     eprintln!("  idle: {idle_cpu_percent:.1} % of a core, {memory:?}");
     let churn = stage.churn()?;
     eprintln!("  churn: {churn:?}");
-    let spec = json!({ "action": "Audit", "rules": [{}] });
-    let access_policy = stage.mesh_wide("accesspolicies", type_url::INBOUND, &spec)?;
+    let access_policy = stage.mesh_wide("accesspolicies", type_url::INBOUND, &audit())?;
     eprintln!("  access policy: {access_policy:?}");
     let spec = json!({ "targetRefs": [{ "kind": "Mesh", "name": "default" }], "requestTimeout": "10s" });
     let traffic_policy = stage.mesh_wide("trafficpolicies", type_url::SERVICE, &spec)?;
@@ -144,6 +166,7 @@ pub(crate) fn run(size: Size, ways: Ways) -> Result<Outcome> {
     let controller_killed = stage.sync(Stage::replace_controller)?;
     eprintln!("  controller killed: {controller_killed:?}");
     Ok(Outcome {
+        api_server: stage.api.name().to_owned(),
         services: size.services,
         proxies: size.proxies,
         endpoints: size.endpoints(),
@@ -160,18 +183,27 @@ pub(crate) fn run(size: Size, ways: Ways) -> Result<Outcome> {
     })
 }
 
+/// Of a policy that changes every proxy's configuration, and nobody's calls.
+fn audit() -> Value {
+    json!({ "action": "Audit", "rules": [{}] })
+}
+
 // === impl Stage ===
 
 impl Stage {
-    fn start(size: Size, ways: Ways) -> Result<(Self, Start)> {
+    fn start(size: Size, ways: Ways, kubeconfig: Option<&Path>) -> Result<(Self, Start)> {
         let dir = tempfile::tempdir().context("a folder for the controller's log")?;
-        let api = Api::start(World::new(size))?;
+        let api: Box<dyn ApiServer> = match kubeconfig {
+            Some(kubeconfig) => Box::new(Server::fill(kubeconfig, size)?),
+            None => Box::new(Api::start(World::new(size))?),
+        };
+        let size = api.size();
         let begun = Instant::now();
         let mut controller = Controller::start(&api.kubeconfig(), None, dir.path())?;
         controller.ready(PATIENCE)?;
         let seconds = begun.elapsed().as_secs_f64();
         let start = Start { seconds, controller_cpu_s: controller.cpu()?.as_secs_f64(), memory: controller.memory()? };
-        let fleet = Fleet::start(size, ways.threads, ways.at_once)?;
+        let fleet = Fleet::start(size, api.tokens()?, ways.threads, ways.at_once)?;
         Ok((Self { size, ways, api, controller, fleet, dir, idle: 0.0 }, start))
     }
 
@@ -226,21 +258,47 @@ impl Stage {
         let half = (self.ways.seconds / 2).clamp(1, self.size.services);
         let services: Vec<usize> = (0..half).map(|index| index * self.size.services / half).collect();
         let changed: Vec<usize> = services.iter().chain(&services).copied().collect();
+        let changes = changed.len();
         self.fleet.ledger().watch(Watched::default());
         let (before, simulation, begun) = (self.controller.cpu()?, own_cpu()?, Instant::now());
-        let mut made = Vec::with_capacity(changed.len());
+        let (mut made, mut policies) = (Vec::with_capacity(changes), Vec::new());
+        // Before the first policy.
+        let mut cpu = None;
         for (change, service) in changed.iter().enumerate() {
+            if change > 0 && change % MINUTE == 0 {
+                cpu.get_or_insert((self.controller.cpu()?, begun.elapsed(), change));
+                policies.push(Instant::now());
+                self.fleet.ledger().expect_kind(type_url::INBOUND, changes + policies.len() - 1);
+                if policies.len() % 2 == 1 {
+                    self.api.apply("accesspolicies", "each-minute", json!({ "spec": audit() }))?;
+                } else {
+                    self.api.delete("accesspolicies", "each-minute")?;
+                }
+            }
             let pods = self.size.endpoints_per_service + usize::from(change < half);
             self.fleet.ledger().expect(endpoint_name(*service, self.size.endpoints_per_service), change);
-            made.push(Instant::now());
-            self.api.rescale(*service, pods);
+            made.push(self.api.rescale(*service, pods)?);
             sleep((begun + (change as u32 + 1) * SECOND).saturating_duration_since(Instant::now()));
         }
-        let took = begun.elapsed().as_secs_f64();
-        let cpu = (self.controller.cpu()? - before).as_secs_f64() - self.idle * took;
-        let simulation = (own_cpu()? - simulation).as_secs_f64() / took;
-        let subscribers = changed.iter().map(|service| self.size.callers_of(*service)).sum();
-        let receipts = self.fleet.ledger().receipts();
+        let took = begun.elapsed();
+        let (cpu, quiet, counted) = cpu.unwrap_or((self.controller.cpu()?, took, changes));
+        let cpu_us = ((cpu - before).as_secs_f64() - self.idle * quiet.as_secs_f64()) * 1e6 / counted as f64;
+        let simulation = (own_cpu()? - simulation).as_secs_f64() / took.as_secs_f64();
+        if policies.len() % 2 == 1 {
+            self.api.delete("accesspolicies", "each-minute")?;
+            sleep(3 * SECOND);
+        }
+        let subscribers: usize = changed.iter().map(|service| self.size.callers_of(*service)).sum();
+        let (receipts, of_policies): (Vec<Receipt>, Vec<Receipt>) =
+            self.fleet.ledger().receipts().into_iter().partition(|receipt| receipt.change < changes);
+        let policy_s = policies.iter().enumerate().map(|(index, written)| {
+            let mut told = BTreeMap::new();
+            for receipt in of_policies.iter().filter(|receipt| receipt.change == changes + index) {
+                told.entry(receipt.proxy).or_insert(receipt.at);
+            }
+            let last = told.values().max().filter(|_| told.len() == self.size.proxies);
+            last.map(|last| (*last - *written).as_secs_f64())
+        });
         let mut delays: Vec<f64> =
             receipts.iter().map(|receipt| (receipt.at - made[receipt.change]).as_secs_f64() * 1000.0).collect();
         delays.sort_by(f64::total_cmp);
@@ -248,7 +306,7 @@ impl Stage {
             |q: f64| delays.get((delays.len() as f64 * q) as usize).or(delays.last()).copied().unwrap_or(f64::NAN);
         let told = receipts.len();
         Ok(Churn {
-            changes: changed.len(),
+            changes,
             subscribers,
             told,
             strays: self.fleet.ledger().strays(),
@@ -256,24 +314,25 @@ impl Stage {
             p99_ms: quantile(0.99),
             p999_ms: quantile(0.999),
             max_ms: quantile(1.0),
-            cpu_us_per_change: cpu * 1e6 / changed.len() as f64,
-            cpu_us_per_told: cpu * 1e6 / told as f64,
+            cpu_us_per_change: cpu_us,
+            cpu_us_per_told: cpu_us * changes as f64 / subscribers as f64,
             bytes_per_told: receipts.iter().map(|receipt| receipt.bytes as f64).sum::<f64>() / told as f64,
             simulation_cpu_percent: 100.0 * simulation,
+            policy_s: policy_s.collect(),
         })
     }
 
     /// An object comes and goes.
-    fn mesh_wide(&mut self, kind: &'static str, told_by: &'static str, spec: &serde_json::Value) -> Result<MeshWide> {
+    fn mesh_wide(&mut self, kind: &'static str, told_by: &'static str, spec: &Value) -> Result<MeshWide> {
         let mut wide =
             MeshWide { told: 0, half_s: [0.0; 2], seconds: [0.0; 2], controller_cpu_s: [0.0; 2], bytes_per_proxy: 0.0 };
         for (index, there) in [true, false].into_iter().enumerate() {
             self.fleet.ledger().watch(Watched { kind: Some((told_by, 0)), ..Watched::default() });
             let (before, begun) = (self.controller.cpu()?, Instant::now());
             if there {
-                self.api.apply(kind, "mesh-wide", json!({ "spec": spec }));
+                self.api.apply(kind, "mesh-wide", json!({ "spec": spec }))?;
             } else {
-                self.api.delete(kind, "mesh-wide");
+                self.api.delete(kind, "mesh-wide")?;
             }
             let told = loop {
                 let told: BTreeSet<usize> =

@@ -16,7 +16,7 @@ use outrigger_wire::{
 };
 use prost::Message;
 
-use crate::{proxy::Common, world};
+use crate::proxy::Common;
 
 /// Of a gRPC message: not compressed, and its length.
 const HEADER: usize = 5;
@@ -51,7 +51,7 @@ impl<'a> Stream<'a> {
         stream.ask(0, vec!["*".to_owned()], Some(node))?;
         stream.ask(1, vec![workload], None)?;
         stream.ask_for_endpoints()?;
-        let called = common.size.called_by(proxy).map(|service| address_alias(world::address_of(service).into()));
+        let called = common.size.called_by(proxy).map(|service| address_alias(common.size.address_of(service).into()));
         stream.ask(3, called.collect(), None)?;
         Ok(stream)
     }

@@ -21,6 +21,13 @@ pub(crate) struct Size {
     pub(crate) endpoints_per_service: usize,
     /// Services that each proxy's app calls.
     pub(crate) calls: usize,
+    pub(crate) network: Network,
+}
+
+/// Where addresses begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Network {
+    pub(crate) services: u32,
 }
 
 pub(crate) struct World {
@@ -68,13 +75,17 @@ impl Size {
     /// `NAMESPACE/NAME`.
     pub(crate) fn workload(&self, proxy: usize) -> String {
         let (service, pod) = self.pod_of(proxy);
-        format!("{}/{}", namespace(service), pod_name(service, pod))
+        format!("{}/{}", namespace_of(service), pod_name(service, pod))
     }
 
-    /// What the API server takes for the proxy's token.
-    pub(crate) fn token(&self, proxy: usize) -> String {
+    /// Namespace, service account and pod.
+    pub(crate) fn names_of(&self, proxy: usize) -> (String, String, String) {
         let (service, pod) = self.pod_of(proxy);
-        format!("{}:{}:{}", namespace(service), service_name(service), pod_name(service, pod))
+        (namespace_of(service), service_name(service), pod_name(service, pod))
+    }
+
+    pub(crate) fn address_of(&self, service: usize) -> Ipv4Addr {
+        Ipv4Addr::from(self.network.services + service as u32)
     }
 
     fn is_meshed(&self, service: usize, pod: usize) -> bool {
@@ -82,13 +93,9 @@ impl Size {
     }
 }
 
-pub(crate) fn address_of(service: usize) -> Ipv4Addr {
-    Ipv4Addr::from(0xAC10_0000 + service as u32)
-}
-
 /// `NAMESPACE/NAME`.
 pub(crate) fn qualified(service: usize) -> String {
-    format!("{}/{}", namespace(service), service_name(service))
+    format!("{}/{}", namespace_of(service), service_name(service))
 }
 
 /// Name of the resource that says that a pod is behind its service.
@@ -96,7 +103,7 @@ pub(crate) fn endpoint_name(service: usize, pod: usize) -> String {
     format!("{}/{}", qualified(service), pod_name(service, pod))
 }
 
-fn namespace(service: usize) -> String {
+pub(crate) fn namespace_of(service: usize) -> String {
     format!("team-{}", service / NAMESPACE)
 }
 
@@ -106,6 +113,12 @@ fn service_name(service: usize) -> String {
 
 fn pod_name(service: usize, pod: usize) -> String {
     format!("service-{service}-7d4b9c6f5d-{pod:05}")
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { services: 0xAC10_0000 }
+    }
 }
 
 // === impl World ===
@@ -124,15 +137,19 @@ impl World {
     }
 
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = Value> {
-        let teams = (0..self.size.services).step_by(NAMESPACE).map(namespace);
+        let teams = (0..self.size.services).step_by(NAMESPACE).map(namespace_of);
         ["outrigger-system".to_owned()].into_iter().chain(teams).map(|name| {
             let labels = json!({ "kubernetes.io/metadata.name": name });
             json!({ "metadata": { "name": name, "uid": name, "resourceVersion": "1", "labels": labels } })
         })
     }
 
-    pub(crate) fn service(service: usize) -> Value {
-        let address = address_of(service).to_string();
+    pub(crate) fn service_account(service: usize) -> Value {
+        json!({ "metadata": metadata(service, &service_name(service), 1, &json!({})) })
+    }
+
+    pub(crate) fn service(&self, service: usize) -> Value {
+        let address = self.size.address_of(service).to_string();
         let selector = json!({ "app": service_name(service) });
         json!({
             "metadata": metadata(service, &service_name(service), 1, &json!({ "app": service_name(service) })),
@@ -156,7 +173,7 @@ impl World {
                 "addresses": [self.pod_address(service, pod)],
                 "conditions": { "ready": true, "serving": true, "terminating": false },
                 "nodeName": node(service, pod),
-                "targetRef": { "kind": "Pod", "namespace": namespace(service), "name": name, "uid": name },
+                "targetRef": { "kind": "Pod", "namespace": namespace_of(service), "name": name, "uid": name },
             })
         });
         let labels = json!({ "kubernetes.io/service-name": service_name(service) });
@@ -174,7 +191,7 @@ impl World {
         let meshed = self.size.is_meshed(service, pod);
         let labels = json!({ "app": service_name(service), "pod-template-hash": "7d4b9c6f5d" });
         let mut metadata = metadata(service, &name, version, &labels);
-        let owner = json!({ "kind": "ReplicaSet", "name": format!("{}-7d4b9c6f5d", service_name(service)), "uid": "1", "controller": true });
+        let owner = json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{}-7d4b9c6f5d", service_name(service)), "uid": "1", "controller": true });
         metadata["ownerReferences"] = json!([owner]);
         let mut helpers = Vec::new();
         if meshed {
@@ -219,7 +236,7 @@ impl World {
 
 fn metadata(service: usize, name: &str, version: u64, labels: &Value) -> Value {
     json!({
-        "namespace": namespace(service),
+        "namespace": namespace_of(service),
         "name": name,
         "uid": name,
         "resourceVersion": version.to_string(),
@@ -229,7 +246,7 @@ fn metadata(service: usize, name: &str, version: u64, labels: &Value) -> Value {
 }
 
 fn node(service: usize, pod: usize) -> String {
-    format!("node-{}", (service + pod) % 100)
+    format!("simulated-{}", (service + pod) % 100)
 }
 
 #[cfg(test)]
@@ -240,7 +257,13 @@ mod tests {
 
     #[test]
     fn calls_are_spread_evenly() {
-        let size = Size { services: 1_000, proxies: 10_000, endpoints_per_service: 10, calls: 20 };
+        let size = Size {
+            services: 1_000,
+            proxies: 10_000,
+            endpoints_per_service: 10,
+            calls: 20,
+            network: Network::default(),
+        };
         size.check().unwrap();
         let mut callers: BTreeMap<usize, usize> = BTreeMap::new();
         for proxy in 0..size.proxies {
@@ -253,7 +276,8 @@ mod tests {
 
     #[test]
     fn every_proxy_is_a_meshed_pod_of_its_own() {
-        let size = Size { services: 100, proxies: 250, endpoints_per_service: 3, calls: 20 };
+        let size =
+            Size { services: 100, proxies: 250, endpoints_per_service: 3, calls: 20, network: Network::default() };
         let world = World::new(size);
         let workloads: BTreeSet<String> = (0..size.proxies).map(|proxy| size.workload(proxy)).collect();
         let pods = (0..size.services).flat_map(|service| (0..world.replicas(service)).map(move |pod| (service, pod)));
