@@ -60,6 +60,19 @@ impl Affects {
         matches!(self.of(origin).get(type_url), Some(Reach::Named(names)) if names.contains(name))
     }
 
+    /// Names of a type; none if all are meant.
+    pub(crate) fn named(&self, origin: &str, type_url: &str) -> impl Iterator<Item = &Arc<str>> {
+        let names = match self.of(origin).get(type_url) {
+            Some(Reach::Named(names)) => Some(names),
+            Some(Reach::All) | None => None,
+        };
+        names.into_iter().flatten()
+    }
+
+    pub(crate) fn forget(&mut self, origin: &str, type_url: &'static str) {
+        self.change(origin, |effects| drop(effects.remove(type_url)));
+    }
+
     pub(crate) fn remove(&mut self, origin: &str, type_url: &'static str, name: &str) {
         self.change(origin, |effects| {
             if let Some(Reach::Named(names)) = effects.get_mut(type_url) {

@@ -74,7 +74,9 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
 
     /// Gives what was there before.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let at = self.chunk_of(&key);
+        // What comes in order needs no search.
+        let last = self.chunks.last().and_then(|chunk| chunk.last());
+        let at = if last.is_some_and(|(last, _)| *last < key) { self.chunks.len() - 1 } else { self.chunk_of(&key) };
         let chunks = Arc::make_mut(&mut self.chunks);
         let Some(chunk) = chunks.get_mut(at) else {
             chunks.push(Arc::new(vec![(key, value)]));

@@ -10,7 +10,7 @@ use std::{
 use outrigger_wire::names::{address_alias, type_url};
 
 use crate::{
-    Affects, Built, Finding, MeshSnapshot,
+    Affects, Built, Finding, MeshSnapshot, Reach,
     snapshot::{Resource, TypeSet},
 };
 
@@ -150,15 +150,23 @@ impl Affects {
         origins: &BTreeSet<String>,
         names: &BTreeMap<&'static str, BTreeSet<Arc<str>>>,
     ) {
-        for origin in origins {
+        let known = self.iter().chain(other.iter()).map(|(origin, _)| origin);
+        let known: BTreeSet<Arc<str>> = known.filter(|origin| origins.contains(*origin)).map(Arc::from).collect();
+        for origin in known {
             for (type_url, names) in names {
-                for name in names {
-                    match (self.names(origin, type_url, name), other.names(origin, type_url, name)) {
-                        (false, true) => self.add(origin, type_url, name),
-                        (true, false) => self.remove(origin, type_url, name),
-                        (true, true) | (false, false) => {}
-                    }
+                let all = |affects: &Self| matches!(affects.of(&origin).get(type_url), Some(Reach::All));
+                match (all(self), all(other)) {
+                    // Which of the two it is follows from the object alone.
+                    (_, true) => self.all(&origin, type_url),
+                    (true, false) => self.forget(&origin, type_url),
+                    (false, false) => {}
                 }
+                let there = |affects: &Self| -> BTreeSet<Arc<str>> {
+                    affects.named(&origin, type_url).filter(|name| names.contains(*name)).cloned().collect()
+                };
+                let (before, after) = (there(self), there(other));
+                before.difference(&after).for_each(|name| self.remove(&origin, type_url, name));
+                after.difference(&before).for_each(|name| self.add(&origin, type_url, name));
             }
         }
     }

@@ -74,7 +74,8 @@ impl Draft {
 /// The first 8 bytes of the body's SHA-256, in hex.
 fn version(body: &[u8]) -> Arc<str> {
     let digest = Sha256::digest(body);
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    let number = digest.iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+    format!("{number:016x}").into()
 }
 
 // === impl TypeSet ===
@@ -83,8 +84,12 @@ impl TypeSet {
     fn assemble(drafts: Vec<Draft>, previous: Option<&Arc<Self>>) -> Arc<Self> {
         let mut set = Self::default();
         let mut unchanged = 0;
+        // Both are in order, or nearly so.
+        let mut expected = previous.into_iter().flat_map(|set| set.resources.values()).peekable();
         for draft in drafts {
-            let before = previous.and_then(|set| set.resources.get(draft.name.as_str()));
+            while expected.next_if(|resource| *resource.name < *draft.name).is_some() {}
+            let next = expected.next_if(|resource| *resource.name == *draft.name);
+            let before = next.or_else(|| previous?.resources.get(draft.name.as_str()));
             let resource = draft.finish(before);
             unchanged += usize::from(before.is_some_and(|before| Arc::ptr_eq(before, &resource)));
             set.put(&resource);

@@ -1,13 +1,15 @@
 //! What is to be derived anew: noted with each change, from who has to do with whom before it and after it. A change that
-//! may concern anything (a policy, a setting) has everything derived anew.
+//! may concern anything (a setting, what a policy for the whole mesh says of traffic) has everything derived anew.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1;
 use outrigger_crds::Object;
-use outrigger_model::Part;
+use outrigger_model::{Part, inputs::Mode};
+use outrigger_wire::names::SYSTEM_NAMESPACE;
 
 use super::{
+    Store,
     index::Index,
     relations::{self, Relations, Route, addresses_of},
 };
@@ -23,6 +25,8 @@ pub(super) struct Concern {
     pub(super) workloads: BTreeSet<Name>,
     pub(super) addresses: BTreeSet<IpAddr>,
     pub(super) routes: BTreeSet<Route>,
+    /// Kind and `NAMESPACE/NAME`.
+    pub(super) policies: BTreeSet<(&'static str, Name)>,
 }
 
 /// Relations, and what is concerned.
@@ -121,6 +125,33 @@ impl Tracker {
         self.concern.routes.insert(route);
     }
 
+    /// Those of its namespace; of the mesh's, everybody's.
+    pub(super) fn policy(&mut self, kind: &'static str, name: &Name, index: &Index) {
+        let namespace = relations::namespace_of(name);
+        let of_mesh = namespace == SYSTEM_NAMESPACE;
+        let of_traffic = kind == "TrafficPolicy";
+        if self.concern.everything || (of_mesh && of_traffic) {
+            return self.everything();
+        }
+        if of_mesh {
+            let in_mesh = index.pods.iter().filter(|(_, pod)| pod.has != Mode::None).map(|(name, _)| name);
+            self.concern.workloads.extend(in_mesh.cloned());
+            self.concern.workloads.extend(index.written().map(|(name, _)| Arc::clone(name)));
+            let shared = self.relations.members(&index.shared_service(), &index.slices);
+            self.concern.workloads.extend(shared);
+        } else {
+            self.concern.workloads.extend(within(&index.pods, namespace).cloned());
+            let written =
+                index.written().map(|(name, _)| name).filter(|name| relations::namespace_of(name) == namespace);
+            self.concern.workloads.extend(written.cloned());
+            if of_traffic {
+                let services = index.resources.get("Service").into_iter().flat_map(|all| within(all, namespace));
+                self.concern.services.extend(services.cloned());
+            }
+        }
+        self.concern.policies.insert((kind, Arc::clone(name)));
+    }
+
     /// A pod, or what is only known by an address, and all that it is behind.
     fn member(&mut self, name: &Name, index: &Index) {
         let pod = index.pods.get(name).map(AsRef::as_ref);
@@ -152,6 +183,7 @@ impl Concern {
             workloads: BTreeSet::new(),
             addresses: BTreeSet::new(),
             routes: BTreeSet::new(),
+            policies: BTreeSet::new(),
         }
     }
 
@@ -168,10 +200,23 @@ impl Concern {
         let services = self.services.iter().map(|service| format!("Service/{service}"));
         let workloads = self.workloads.iter().flat_map(|name| [format!("Pod/{name}"), format!("Workload/{name}")]);
         let routes = self.routes.iter().map(|(kind, name)| format!("{kind}/{name}"));
-        let origins: BTreeSet<String> = services.chain(workloads).chain(routes).collect();
+        let mut origins: BTreeSet<String> = services.chain(workloads).chain(routes).collect();
+        for (kind, name) in &self.policies {
+            origins.insert(format!("{kind}/{name}"));
+            // Two of a namespace may contradict each other.
+            let prefix = format!("{kind}/{}/", relations::namespace_of(name));
+            origins.extend(considered.iter().filter(|origin| origin.starts_with(&prefix)).cloned());
+        }
         let affecting = considered.into_iter().chain(origins.iter().cloned()).collect();
         Part { services: self.services, workloads: self.workloads, addresses: self.addresses, origins, affecting }
     }
+}
+
+/// Names of a namespace's objects.
+pub(super) fn within<'s, T>(store: &'s Store<T>, namespace: &str) -> impl Iterator<Item = &'s Name> {
+    let prefix = format!("{namespace}/");
+    let from = store.range_from(prefix.as_str()).map(|(name, _)| name);
+    from.take_while(move |name| name.starts_with(&prefix))
 }
 
 /// At first, nothing has been derived yet.

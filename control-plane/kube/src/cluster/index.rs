@@ -229,6 +229,7 @@ impl Index {
         match kind {
             "Service" => tracker.service(key, before.and_then(as_service), after.and_then(as_service), self),
             "HTTPRoute" | "GRPCRoute" | "MeshRoute" => tracker.route((kind, Arc::clone(key)), before, after),
+            "AccessPolicy" | "TrafficPolicy" => tracker.policy(kind, key, self),
             _ => tracker.everything(),
         }
         change

@@ -13,7 +13,7 @@ use outrigger_wire::names::SYSTEM_NAMESPACE;
 
 use super::{
     Derived, Namespace, Resource,
-    concern::Concern,
+    concern::{Concern, within},
     index::Index,
     relations::{self, Relations, Route, addresses_of, namespace_of},
 };
@@ -62,16 +62,15 @@ impl Neighbourhood {
         let zones = pods.iter().filter_map(|pod| index.zones.get_key_value(pod.node.as_str()));
         let zones = zones.map(|(node, zone)| (Arc::clone(node), Arc::clone(zone))).collect();
 
-        let concerned = concern.services.iter().chain(&search.members).map(|name| namespace_of(name));
+        let policies = concern.policies.iter().map(|(_, name)| name);
+        let concerned = concern.services.iter().chain(&search.members).chain(policies).map(|name| namespace_of(name));
         let namespaces: BTreeSet<&str> = concerned.chain([SYSTEM_NAMESPACE]).collect();
         let mut resources: Vec<Arc<Resource>> = Vec::new();
         let all = WHOLE.iter().filter_map(|kind| index.resources.get(kind)).flat_map(|store| store.values());
         resources.extend(all.cloned());
         for store in POLICIES.iter().filter_map(|kind| index.resources.get(kind)) {
             for namespace in &namespaces {
-                let prefix = format!("{namespace}/");
-                let own = store.range_from(prefix.as_str()).take_while(|(name, _)| name.starts_with(&prefix));
-                resources.extend(own.map(|(_, policy)| Arc::clone(policy)));
+                resources.extend(within(store, namespace).filter_map(|name| store.get(name)).cloned());
             }
         }
         let of_kind = |kind: &str, name: &str| index.resources.get(kind).and_then(|store| store.get(name)).cloned();
@@ -137,6 +136,11 @@ impl Search<'_> {
         for address in addresses {
             self.members.extend(self.relations.pods_at(address).cloned());
             self.services.extend(self.relations.services_at(address).cloned());
+        }
+        // Whether what a policy names is there.
+        for (_, policy) in &concern.policies {
+            let services = self.index.resources.get("Service").into_iter();
+            self.services.extend(services.flat_map(|all| within(all, namespace_of(policy))).cloned());
         }
         for member in &self.members {
             let pod = self.index.pods.get(member).map(AsRef::as_ref);

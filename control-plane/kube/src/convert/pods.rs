@@ -37,7 +37,9 @@ pub(super) fn workloads(pods: &[&Pod], zones: &HashMap<&str, &str>) -> Vec<Workl
 /// Whose an address is: a node may give it to the next pod before the last one's end is known.
 fn holders<'a>(pods: impl Iterator<Item = &'a Pod>) -> HashMap<IpAddr, &'a Pod> {
     let mut holders: HashMap<IpAddr, &Pod> = HashMap::new();
-    let age = |pod: &Pod| (!pod.terminating, pod.created, pod.uid.clone());
+    fn age(pod: &Pod) -> impl Ord {
+        (!pod.terminating, pod.created, &*pod.uid)
+    }
     for pod in pods.filter(|pod| !pod.host_network) {
         for address in &pod.addresses {
             let holder = holders.entry(*address).or_insert(pod);

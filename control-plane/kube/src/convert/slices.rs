@@ -46,7 +46,7 @@ pub(super) fn endpoints(
     let mut endpoints = Vec::new();
     let mut strangers = BTreeMap::new();
     let mut zones: HashMap<String, String> = HashMap::new();
-    let lookup = Lookup::new(pods, slices, workloads);
+    let lookup = Lookup::new(services, pods, slices, workloads);
     for service in services {
         let (namespace, name) = names(&service.metadata);
         let Some(spec) = &service.spec else { continue };
@@ -59,9 +59,11 @@ pub(super) fn endpoints(
             if !lookup.workloads.contains_key(&workload) {
                 strangers.entry(workload.clone()).or_insert_with(|| stranger(&workload, &found));
             }
-            let zone = zones.entry(workload.clone()).or_default();
-            if found.zone > *zone {
-                *zone = found.zone;
+            if !found.zone.is_empty() {
+                let zone = zones.entry(workload.clone()).or_default();
+                if found.zone > *zone {
+                    *zone = found.zone;
+                }
             }
             endpoints.push(Endpoint {
                 service: qualified.clone(),
@@ -75,6 +77,9 @@ pub(super) fn endpoints(
     workloads.extend(strangers.into_values());
     // The node's own word comes first.
     for workload in workloads.iter_mut().filter(|workload| workload.zone.is_empty()) {
+        if zones.is_empty() {
+            break;
+        }
         let zone = zones.remove(&format!("{}/{}", workload.namespace, workload.name));
         workload.zone = zone.unwrap_or_default();
     }
@@ -126,7 +131,9 @@ fn rank(state: EndpointState) -> u8 {
 // === impl Lookup ===
 
 impl<'a> Lookup<'a> {
-    fn new(pods: &[&'a Pod], slices: &[&'a Slice], workloads: &'a [Workload]) -> Self {
+    fn new(services: &[&v1::Service], pods: &[&'a Pod], slices: &[&'a Slice], workloads: &'a [Workload]) -> Self {
+        let selectors = services.iter().filter_map(|service| service.spec.as_ref()?.selector.as_ref());
+        let selected: BTreeSet<&str> = selectors.flat_map(BTreeMap::keys).map(String::as_str).collect();
         let mut lookup = Self {
             pods: pods.iter().map(|pod| (format!("{}/{}", pod.namespace, pod.name), *pod)).collect(),
             workloads: HashMap::with_capacity(workloads.len()),
@@ -139,7 +146,7 @@ impl<'a> Lookup<'a> {
             if workload.addressing == Addressing::Assigned {
                 lookup.by_address.extend(workload.addresses.iter().map(|address| (*address, workload)));
             }
-            for (key, value) in workload.labels.iter() {
+            for (key, value) in workload.labels.iter().filter(|(key, _)| selected.contains(key.as_str())) {
                 lookup.by_label.entry((&workload.namespace, key, value)).or_default().push(workload);
             }
         }
