@@ -62,7 +62,7 @@ impl Server {
     }
 
     async fn write_all(&self) -> Result<()> {
-        let world = self.world.borrow();
+        let world = &World::new(self.world.borrow().size);
         let size = world.size;
         let pods = || (0..size.services).flat_map(|s| (0..size.endpoints_per_service).map(move |pod| (s, pod)));
         self.write("namespaces", size.services.div_ceil(50) + 1, world.namespaces(), async |it| {
@@ -82,7 +82,7 @@ impl Server {
         .await?;
         let all = pods().map(|(service, pod)| world.pod(service, pod, 1));
         self.write("pods", size.endpoints(), all, async |it| self.create_pod(it).await).await?;
-        self.write("slices", size.services, (0..size.services).map(|s| self.slice(&world, s)), async |it| {
+        self.write("slices", size.services, (0..size.services).map(|s| self.slice(world, s)), async |it| {
             self.create(&format!("{SLICES}/{}/endpointslices", text(&it, "namespace")), it).await
         })
         .await
