@@ -84,11 +84,13 @@ fn main() -> Result<()> {
     };
     sizes.iter().try_for_each(Size::check)?;
     raise_limit(sizes.iter().map(|size| size.proxies).max().unwrap_or(0) as u64 + SPARE)?;
+    // What can't be read is said before minutes have been spent, not after.
+    let kept = args.json.as_deref().map(report::kept).transpose()?.unwrap_or_default();
     let run = |size| run::run(size, ways, args.kubeconfig.as_deref());
     let outcomes = sizes.into_iter().map(run).collect::<Result<Vec<_>>>()?;
     println!("{}", report::text(&outcomes));
     let Some(path) = &args.json else { return Ok(()) };
-    let kept = report::keep(path, outcomes)?;
+    let kept = report::keep(path, kept, outcomes)?;
     args.out.map_or(Ok(()), |path| report::write(&path, &report::text(&kept)))
 }
 

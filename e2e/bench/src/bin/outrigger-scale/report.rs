@@ -70,15 +70,18 @@ const GOALS: &[Goal] = &[
     }),
 ];
 
-/// Puts outcomes to those that a file keeps, in place of those of the same size and API server.
-pub(crate) fn keep(path: &Path, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>> {
+/// What a file keeps; nothing if there is none yet.
+pub(crate) fn kept(path: &Path) -> Result<Vec<Outcome>> {
+    match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string()),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// Puts outcomes to those that were kept, in place of those of the same size and API server, and keeps all.
+pub(crate) fn keep(path: &Path, kept: Vec<Outcome>, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>> {
     let key = |o: &Outcome| (o.api_server.clone(), o.services, o.proxies);
-    let kept = match fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string())?,
-        Err(_) => Vec::new(),
-    };
-    let mut all: BTreeMap<_, _> = kept.into_iter().map(|outcome: Outcome| (key(&outcome), outcome)).collect();
-    all.extend(outcomes.into_iter().map(|outcome| (key(&outcome), outcome)));
+    let all: BTreeMap<_, _> = kept.into_iter().chain(outcomes).map(|outcome| (key(&outcome), outcome)).collect();
     let all: Vec<Outcome> = all.into_values().collect();
     fs::write(path, serde_json::to_string_pretty(&all)?).with_context(|| path.display().to_string())?;
     Ok(all)
