@@ -23,6 +23,7 @@ pub(super) struct Pace {
     since: Option<Instant>,
     /// Before that no derivation begins.
     rest_until: Option<Instant>,
+    last_ended: Option<Instant>,
 }
 
 // === impl Pace ===
@@ -47,8 +48,12 @@ impl Pace {
         std::mem::take(&mut self.pending)
     }
 
+    /// What was idle before it counts as rest: a long one in a quiet time holds nobody up who comes after it.
     pub(super) fn ended(&mut self, took: Duration, now: Instant) {
-        self.rest_until = Some(now + took.clamp(GAP, MAX_GAP));
+        let idle = self.last_ended.map(|last| now.saturating_duration_since(last).saturating_sub(took));
+        let rest = idle.map_or(Duration::ZERO, |idle| took.saturating_sub(idle));
+        self.rest_until = Some(now + rest.clamp(GAP, MAX_GAP));
+        self.last_ended = Some(now);
     }
 }
 
@@ -63,14 +68,18 @@ mod tests {
     #[test]
     fn at_once_when_idle_and_half_the_time_when_busy() {
         let begin = Instant::now();
-        // A derivation's duration, and how long the next one waits after it.
-        for (took, rest) in [(0, 10), (4, 10), (300, 300), (5_000, 1_000)] {
+        // A derivation's duration, the idle time before it, and how long the next one waits after it.
+        for (took, idle, rest) in
+            [(0, 0, 10), (4, 0, 10), (300, 0, 300), (300, 100, 200), (300, 5_000, 10), (5_000, 0, 1_000)]
+        {
             let mut pace = Pace::default();
+            pace.ended(ms(1), begin);
+            let begin = begin + ms(idle);
             pace.note(Change::Nothing, begin);
             assert_eq!(pace.due(), None);
             pace.note(Change::Beside, begin);
             pace.note(Change::Matters, begin + ms(1));
-            assert_eq!(pace.due(), Some(begin + ms(1)));
+            assert_eq!(pace.due(), Some(begin + ms(if idle == 0 { 10 } else { 1 })));
             assert_eq!(pace.begin(), Change::Matters);
             assert_eq!(pace.due(), None);
             let ended = begin + ms(took);
