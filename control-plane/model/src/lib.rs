@@ -22,5 +22,6 @@ pub use finding::{Concern, Finding, Reason};
 pub use held::{Held, Holdings};
 pub use inputs::Inputs;
 pub use map::Map;
+pub use mesh::namespace_of;
 pub use part::{Before, Part};
 pub use snapshot::{MeshSnapshot, Resource, TypeSet};

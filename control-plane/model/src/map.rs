@@ -146,6 +146,14 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         Iter { chunk: chunk.iter(), chunks }
     }
 
+    /// Those whose keys begin so.
+    pub fn beginning_with<P: AsRef<str>>(&self, prefix: P) -> impl Iterator<Item = (&K, &V)>
+    where
+        K: Borrow<str>,
+    {
+        self.range_from(prefix.as_ref()).take_while(move |(key, _)| (*key).borrow().starts_with(prefix.as_ref()))
+    }
+
     /// Whether it is known without looking that both have the same entries.
     pub fn is_shared(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.chunks, &other.chunks)

@@ -109,6 +109,6 @@ pub(crate) fn qualified(namespace: &str, name: &str) -> String {
 }
 
 /// Namespace of a `NAMESPACE/NAME`.
-pub(crate) fn namespace_of(qualified: &str) -> &str {
+pub fn namespace_of(qualified: &str) -> &str {
     qualified.split_once('/').map_or("", |(namespace, _)| namespace)
 }

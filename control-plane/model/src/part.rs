@@ -65,9 +65,8 @@ impl Part {
         let mut endpoints = BTreeSet::new();
         for set in [before, after].into_iter().filter_map(|snapshot| snapshot.types.get(type_url::ENDPOINT)) {
             for service in &self.services {
-                let prefix = format!("{service}/");
-                let all = set.resources.range_from(prefix.as_str()).map(|(name, _)| name);
-                endpoints.extend(all.take_while(|name| name.starts_with(&prefix)).cloned());
+                let own = set.resources.beginning_with(format!("{service}/"));
+                endpoints.extend(own.map(|(name, _)| Arc::clone(name)));
             }
         }
         BTreeMap::from([

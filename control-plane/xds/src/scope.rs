@@ -25,11 +25,7 @@ impl Scope {
         if ask == "*" {
             set.resources.values().for_each(visible);
         } else if is_glob(ask) {
-            let prefix = &ask[..ask.len() - 1];
-            set.resources
-                .range_from(prefix)
-                .take_while(|(name, _)| name.starts_with(prefix))
-                .for_each(|(_, resource)| visible(resource));
+            set.resources.beginning_with(&ask[..ask.len() - 1]).for_each(|(_, resource)| visible(resource));
         } else if let Some(resource) = named(set, ask) {
             visible(resource);
         }
@@ -38,8 +34,7 @@ impl Scope {
     /// As [`find`](Self::find), but one is enough, and `*` leads to none.
     pub(crate) fn first<'s>(&self, set: &'s TypeSet, ask: &str) -> Option<&'s Arc<Resource>> {
         if is_glob(ask) {
-            let prefix = &ask[..ask.len() - 1];
-            let mut members = set.resources.range_from(prefix).take_while(|(name, _)| name.starts_with(prefix));
+            let mut members = set.resources.beginning_with(&ask[..ask.len() - 1]);
             return members.find(|(_, resource)| self.sees(resource)).map(|(_, resource)| resource);
         }
         named(set, ask).filter(|resource| self.sees(resource))

@@ -163,9 +163,7 @@ fn vanished(machine: &Machine) -> Result<()> {
     answered_by(&gets, "v3", 0)?;
     after_second(&posts, outrigger_testbed::now_us())?;
     let cut = outrigger_testbed::now_us();
-    for pod in ["shop/app-v2", "shop/app-v3"] {
-        mesh.pod(pod)?.exec("ip", &["link", "set", "eth0", "down"])?;
-    }
+    unplug(&mesh)?;
     let gone = outrigger_testbed::now_us();
     let noticed = gone + 1_000_000;
     after_second(&gets, noticed + 2_500_000)?;
@@ -204,14 +202,18 @@ fn vanished_while_quiet(machine: &Machine) -> Result<()> {
     flawless(&first.finish()?)?;
     // Nothing is on its way, nor are acknowledgements.
     std::thread::sleep(Duration::from_millis(500));
-    for pod in ["shop/app-v2", "shop/app-v3"] {
-        mesh.pod(pod)?.exec("ip", &["link", "set", "eth0", "down"])?;
-    }
+    unplug(&mesh)?;
     let second = load(100)?;
     after_second(&second, outrigger_testbed::now_us())?;
     let samples = second.finish()?;
     println!("        {:?}, longest {:?}", samples.by_outcome(), samples.latency(1.0));
     flawless(&samples)
+}
+
+/// Two of the three.
+fn unplug(mesh: &Mesh) -> Result<()> {
+    let mut gone = ["shop/app-v2", "shop/app-v3"].into_iter();
+    gone.try_for_each(|pod| mesh.pod(pod)?.exec("ip", &["link", "set", "eth0", "down"]).map(drop))
 }
 
 fn after_second(load: &Load, from: u64) -> Result<()> {

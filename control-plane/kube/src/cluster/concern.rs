@@ -5,11 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1;
 use outrigger_crds::Object;
-use outrigger_model::{Part, inputs::Mode};
+use outrigger_model::{Part, inputs::Mode, namespace_of};
 use outrigger_wire::names::SYSTEM_NAMESPACE;
 
 use super::{
-    Store,
     index::Index,
     relations::{self, Relations, Route, addresses_of},
 };
@@ -104,7 +103,7 @@ impl Tracker {
         // What is known of its members by its slices, others say as well.
         members.iter().for_each(|member| self.member(member, index));
         let written = index.written().map(|(workload, _)| workload);
-        let own = written.filter(|workload| relations::namespace_of(workload) == relations::namespace_of(name));
+        let own = written.filter(|workload| namespace_of(workload) == namespace_of(name));
         self.concern.workloads.extend(own.cloned());
         self.concern.services.insert(Arc::clone(name));
         let addresses: BTreeSet<IpAddr> = addresses_of(before).into_iter().chain(addresses_of(after)).collect();
@@ -127,7 +126,7 @@ impl Tracker {
 
     /// Those of its namespace; of the mesh's, everybody's.
     pub(super) fn policy(&mut self, kind: &'static str, name: &Name, index: &Index) {
-        let namespace = relations::namespace_of(name);
+        let namespace = namespace_of(name);
         let of_mesh = namespace == SYSTEM_NAMESPACE;
         let of_traffic = kind == "TrafficPolicy";
         if self.concern.everything || (of_mesh && of_traffic) {
@@ -140,13 +139,12 @@ impl Tracker {
             let shared = self.relations.members(&index.shared_service(), &index.slices);
             self.concern.workloads.extend(shared);
         } else {
-            self.concern.workloads.extend(within(&index.pods, namespace).cloned());
-            let written =
-                index.written().map(|(name, _)| name).filter(|name| relations::namespace_of(name) == namespace);
+            let pods = index.pods.beginning_with(format!("{namespace}/"));
+            self.concern.workloads.extend(pods.map(|(name, _)| Arc::clone(name)));
+            let written = index.written().map(|(name, _)| name).filter(|name| namespace_of(name) == namespace);
             self.concern.workloads.extend(written.cloned());
             if of_traffic {
-                let services = index.resources.get("Service").into_iter().flat_map(|all| within(all, namespace));
-                self.concern.services.extend(services.cloned());
+                self.concern.services.extend(index.services_in(namespace).cloned());
             }
         }
         self.concern.policies.insert((kind, Arc::clone(name)));
@@ -204,19 +202,12 @@ impl Concern {
         for (kind, name) in &self.policies {
             origins.insert(format!("{kind}/{name}"));
             // Two of a namespace may contradict each other.
-            let prefix = format!("{kind}/{}/", relations::namespace_of(name));
+            let prefix = format!("{kind}/{}/", namespace_of(name));
             origins.extend(considered.iter().filter(|origin| origin.starts_with(&prefix)).cloned());
         }
         let affecting = considered.into_iter().chain(origins.iter().cloned()).collect();
         Part { services: self.services, workloads: self.workloads, addresses: self.addresses, origins, affecting }
     }
-}
-
-/// Names of a namespace's objects.
-pub(super) fn within<'s, T>(store: &'s Store<T>, namespace: &str) -> impl Iterator<Item = &'s Name> {
-    let prefix = format!("{namespace}/");
-    let from = store.range_from(prefix.as_str()).map(|(name, _)| name);
-    from.take_while(move |name| name.starts_with(&prefix))
 }
 
 /// At first, nothing has been derived yet.

@@ -239,6 +239,12 @@ impl Index {
         self.resources.get("Service")?.get(name)?.object.as_deref().and_then(as_service)
     }
 
+    /// Names of a namespace's.
+    pub(super) fn services_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<str>> {
+        let all = self.resources.get("Service").into_iter();
+        all.flat_map(move |all| all.beginning_with(format!("{namespace}/"))).map(|(name, _)| name)
+    }
+
     /// Workloads that users have written, by name.
     pub(super) fn written(&self) -> impl Iterator<Item = (&Arc<str>, &Workload)> {
         let all = self.resources.get("Workload").into_iter().flatten();

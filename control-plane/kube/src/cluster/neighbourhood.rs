@@ -8,14 +8,14 @@ use std::{
 };
 
 use outrigger_crds::Workload;
-use outrigger_model::{Before, Part};
+use outrigger_model::{Before, Part, namespace_of};
 use outrigger_wire::names::SYSTEM_NAMESPACE;
 
 use super::{
     Derived, Namespace, Resource,
-    concern::{Concern, within},
+    concern::Concern,
     index::Index,
-    relations::{self, Relations, Route, addresses_of, namespace_of},
+    relations::{self, Relations, Route, addresses_of},
 };
 use crate::{Settings, convert::Objects, derive, pod::Pod, slice::Slice};
 
@@ -70,7 +70,8 @@ impl Neighbourhood {
         resources.extend(all.cloned());
         for store in POLICIES.iter().filter_map(|kind| index.resources.get(kind)) {
             for namespace in &namespaces {
-                resources.extend(within(store, namespace).filter_map(|name| store.get(name)).cloned());
+                let own = store.beginning_with(format!("{namespace}/"));
+                resources.extend(own.map(|(_, policy)| Arc::clone(policy)));
             }
         }
         let of_kind = |kind: &str, name: &str| index.resources.get(kind).and_then(|store| store.get(name)).cloned();
@@ -139,8 +140,7 @@ impl Search<'_> {
         }
         // Whether what a policy names is there.
         for (_, policy) in &concern.policies {
-            let services = self.index.resources.get("Service").into_iter();
-            self.services.extend(services.flat_map(|all| within(all, namespace_of(policy))).cloned());
+            self.services.extend(self.index.services_in(namespace_of(policy)).cloned());
         }
         for member in &self.members {
             let pod = self.index.pods.get(member).map(AsRef::as_ref);

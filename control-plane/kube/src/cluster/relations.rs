@@ -12,6 +12,7 @@ use std::{
 
 use k8s_openapi::api::core::v1;
 use outrigger_crds::Object;
+use outrigger_model::namespace_of;
 
 use super::{Store, few::Few, index::Index};
 use crate::{
@@ -118,8 +119,7 @@ impl Relations {
             if let Some(selector) = selector(after)
                 && let Some(key) = selector_key(name, selector)
             {
-                let namespace = format!("{}/", namespace_of(name));
-                let pods = pods.range_from(namespace.as_str()).take_while(|(pod, _)| pod.starts_with(&namespace));
+                let pods = pods.beginning_with(format!("{}/", namespace_of(name)));
                 let selected =
                     pods.filter(|(_, pod)| selects(selector, &pod.labels)).map(|(pod, _)| Arc::clone(pod)).collect();
                 self.selected.insert(Arc::clone(name), selected);
@@ -263,8 +263,4 @@ pub(super) fn named(object: Option<&Object>) -> Named {
 /// The address of what is only known by it.
 fn address_of(name: &str) -> Option<IpAddr> {
     name.split_once("/@")?.1.parse().ok()
-}
-
-pub(super) fn namespace_of(name: &str) -> &str {
-    name.split_once('/').map_or("", |(namespace, _)| namespace)
 }

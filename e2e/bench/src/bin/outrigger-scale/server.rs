@@ -65,8 +65,8 @@ impl Server {
         let world = &World::new(self.world.borrow().size);
         let size = world.size;
         let pods = || (0..size.services).flat_map(|s| (0..size.endpoints_per_service).map(move |pod| (s, pod)));
-        self.write("namespaces", size.services.div_ceil(50) + 1, world.namespaces(), async |it| {
-            self.create("/api/v1/namespaces", it).await
+        self.write("namespaces", world.namespaces().count(), world.namespaces(), async |it| {
+            self.create(CORE, it).await
         })
         .await?;
         self.create(&format!("{CORE}/{SYSTEM}/secrets"), json!({ "metadata": { "name": "outrigger-root" } })).await?;
@@ -226,11 +226,11 @@ async fn open(kubeconfig: &Path) -> Result<(Client, Network)> {
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &options).await?;
     let client = Client::try_from(config)?;
-    let get = |path: &'static str| Request::get(path).body(Vec::new()).map(|request| client.request::<Value>(request));
-    if get("/api/v1/namespaces/team-0")?.await.is_ok() {
+    let get = |path: &str| Request::get(path).body(Vec::new()).map(|request| client.request::<Value>(request));
+    if get(&format!("{CORE}/{}", namespace_of(0)))?.await.is_ok() {
         bail!("{} has been filled before: it takes a new cluster", namespace_of(0));
     }
-    let own = get("/api/v1/namespaces/default/services/kubernetes")?.await.context("the API server's own Service")?;
+    let own = get(&format!("{CORE}/default/services/kubernetes"))?.await.context("the API server's own Service")?;
     let own: std::net::Ipv4Addr = own["spec"]["clusterIP"].as_str().context("its address")?.parse()?;
     let services = (u32::from(own) & 0xFFFF_0000) + FIRST_ADDRESS;
     Ok((client, Network { services }))
