@@ -282,9 +282,10 @@ fn probe_until(mesh: &Mesh, ended: impl Fn() -> bool, note: impl Fn(&str)) -> Re
     while !ended() {
         let (due, sent) = (Instant::now() + Duration::from_millis(1), outrigger_testbed::now_us());
         let answer = wire.ask("GET /", "")?.expect(200)?;
+        let done = outrigger_testbed::now_us();
         let version = answer.header("x-version").unwrap_or_default().to_owned();
         note(&version);
-        seen.push(Seen { sent, done: outrigger_testbed::now_us(), version });
+        seen.push(Seen { sent, done, version });
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     Ok(seen)

@@ -45,7 +45,8 @@ pub(super) fn changes(machine: &Machine) -> Result<()> {
     let mut wrong = Vec::new();
     // The first turn shows that the route is there at all.
     for turn in &turns[1..] {
-        let within: Vec<_> = seen.iter().filter(|seen| (turn.written..turn.end).contains(&seen.sent)).collect();
+        // A probe that was on its way when the next one was written may be answered by either.
+        let within: Vec<_> = seen.iter().filter(|seen| seen.sent >= turn.written && seen.done < turn.end).collect();
         let first = within.iter().position(|seen| seen.version == turn.version);
         let Some(first) = first else {
             wrong.push(format!("no answer of {} in {} µs", turn.version, turn.end - turn.written));
