@@ -17,8 +17,8 @@ pub(crate) fn answers(namespace: &Namespace, to: SocketAddr) -> bool {
     namespace.connect(to, PATIENCE).is_ok_and(|mut stream| exchange(&mut stream, 1, PATIENCE).is_ok())
 }
 
-/// Requests one after the other over one connection; each is answered with 200.
-pub(crate) fn exchange(stream: &mut TcpStream, requests: usize, patience: Duration) -> Result<()> {
+/// Requests one after the other over one connection; each is answered with 200. The last answer, whole.
+pub(crate) fn exchange(stream: &mut TcpStream, requests: usize, patience: Duration) -> Result<Vec<u8>> {
     stream.set_read_timeout(Some(patience))?;
     stream.set_nodelay(true)?;
     let mut answer = Vec::with_capacity(4096);
@@ -34,7 +34,7 @@ pub(crate) fn exchange(stream: &mut TcpStream, requests: usize, patience: Durati
         }
         ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..answer.len().min(80)]));
     }
-    Ok(())
+    Ok(answer)
 }
 
 /// Of an answer that says how long it is, as those of the backends do.

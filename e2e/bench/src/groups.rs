@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use crate::{data::Tables, measure::Plan, sheet::Sheet, stage::Stage};
 
 mod calls;
+mod changes;
 mod instructions;
 pub(crate) mod memory;
 mod recovery;
@@ -39,6 +40,8 @@ pub(crate) enum Group {
     Memory,
     /// Start of a process to its first answer
     Start,
+    /// An object is written, until the first request is served by it
+    Changes,
     /// Processes are killed and stopped under load
     Recovery,
 }
@@ -61,6 +64,7 @@ impl Group {
             Self::Instructions => "instructions",
             Self::Memory => "memory",
             Self::Start => "start",
+            Self::Changes => "changes",
             Self::Recovery => "recovery",
         }
     }
@@ -79,6 +83,7 @@ impl Group {
             Self::Instructions => "Instructions in user space",
             Self::Memory => "Memory",
             Self::Start => "Start",
+            Self::Changes => "Changes of configuration",
             Self::Recovery => "Recovery",
         }
     }
@@ -97,6 +102,7 @@ impl Group {
             Self::Instructions => instructions::instructions(stage),
             Self::Memory => memory::memory(stage, plan),
             Self::Start => start::start(stage, plan),
+            Self::Changes => changes::changes(stage, plan),
             Self::Recovery => recovery::recovery(stage),
         }
     }
@@ -115,6 +121,7 @@ impl Group {
             Self::Instructions => sheets::INSTRUCTIONS,
             Self::Memory => sheets::MEMORY,
             Self::Start => sheets::START,
+            Self::Changes => sheets::CHANGES,
             Self::Recovery => sheets::RECOVERY,
         }
     }

@@ -93,7 +93,7 @@ fn valgrind(out: &Path) -> Vec<String> {
 fn send(namespace: &Namespace, to: SocketAddr, requests: usize) -> Result<()> {
     wait_until("the first answer under valgrind", PATIENCE, || ask::answers(namespace, to))?;
     let mut stream = namespace.connect(to, PATIENCE)?;
-    ask::exchange(&mut stream, requests, PATIENCE)
+    ask::exchange(&mut stream, requests, PATIENCE).map(drop)
 }
 
 /// Of all threads.

@@ -259,6 +259,19 @@ pub(super) const START: &[Sheet] = &[Sheet {
     columns: &[column("ready", "ready", Spread, 1), column("first answer", "answer", Spread, 1)],
 }];
 
+pub(super) const CHANGES: &[Sheet] = &[Sheet {
+    table: "changes",
+    title: "An HTTPRoute is written, until the first answer by it, ms",
+    note: "200 changes a round, as a folder's file, with a request each millisecond over mutual TLS. Wrong are answers other \
+           than 200, and those of the rule before that come after one of the new rule.",
+    columns: &[
+        column("p50", "p50", Spread, 1),
+        column("p99", "p99", Spread, 1),
+        column("longest", "longest", Spread, 1),
+        column("wrong answers", "wrong", Spread, 0),
+    ],
+}];
+
 pub(super) const RECOVERY: &[Sheet] = &[Sheet {
     table: "recovery",
     title: "500 requests a second, each on a connection of its own",
