@@ -72,7 +72,8 @@ fn redirect(settings: &InjectorConfig) -> Value {
 /// that apps needn't wait for the controller. Ready when it can carry; the pod's readiness is its.
 fn guard(mode: Mode, settings: &InjectorConfig) -> Value {
     let args: &[&str] = if mode == Mode::Shared { &["guard", "--no-sidecar"] } else { &["guard"] };
-    let env = proxy_env(settings, ports::GUARD_HEALTH);
+    let mut env = proxy_env(settings, ports::GUARD_HEALTH);
+    env.push(variable("OUTRIGGER_CAPTURED", "true"));
     let mut container = container(containers::GUARD, args, env, &settings.resources.guard, settings);
     let port = ports::GUARD_HEALTH;
     container.insert("ports".to_owned(), json!([{ "name": "guard-health", "containerPort": port }]));

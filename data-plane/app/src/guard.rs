@@ -21,10 +21,12 @@ use crate::{
 /// Connections that a guard carries at once.
 const CONNECTIONS: usize = 4096;
 
-pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool) -> Result<()> {
+pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool, captured: bool) -> Result<()> {
     let start = Start::restore(settings.bootstrap(Role::Guard))?;
     let authority = watch::Sender::new(None);
-    let face = face(&start.base, authority.subscribe(), &settings, sidecar);
+    // Innocent until it is seen: the check takes some seconds to be sure.
+    let capture = watch::Sender::new(true);
+    let face = face(&start.base, authority.subscribe(), capture.subscribe(), &settings, sidecar);
     let base = start.serve(&settings, levels, face).await?;
     let config = GuardConfig {
         ports: Ports::default(),
@@ -39,6 +41,7 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool) -> Re
         sidecar,
         connections: CONNECTIONS,
         authority,
+        captured: captured.then_some(capture),
     };
     guard::run(config, base.ended()).await.context("guarding")?;
     base.drain.send_replace(true);
@@ -61,9 +64,15 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool) -> Re
 }
 
 /// It shows who accepts, and probes the app for the kubelet.
-fn face(base: &Base, authority: watch::Receiver<Option<Authority>>, settings: &Settings, sidecar: bool) -> Face {
+fn face(
+    base: &Base,
+    authority: watch::Receiver<Option<Authority>>,
+    captured: watch::Receiver<bool>,
+    settings: &Settings,
+    sidecar: bool,
+) -> Face {
     let (store, tls, metrics) = (base.store.clone(), base.tls.clone(), base.metrics.clone());
-    let view = View::new(authority, store, tls, metrics, settings.zone.clone(), sidecar);
+    let view = View::new(authority, store, tls, metrics, settings.zone.clone(), sidecar, captured);
     tokio::spawn(view.clone().follow());
     let shown = view.clone();
     Face {

@@ -40,6 +40,9 @@ struct GuardArgs {
     /// The pod has no sidecar: the shared proxies carry it always.
     #[arg(long, env = "OUTRIGGER_NO_SIDECAR")]
     no_sidecar: bool,
+    /// Traffic is captured here, by the rules of `redirect`: not ready once it isn't any more.
+    #[arg(long, env = "OUTRIGGER_CAPTURED")]
+    captured: bool,
 }
 
 fn main() -> ExitCode {
@@ -49,8 +52,8 @@ fn main() -> ExitCode {
     let ended = match cli.mode {
         Mode::Sidecar(settings) => runtime::run(*settings, sidecar::run),
         Mode::Guard(args) => {
-            let sidecar = !args.no_sidecar;
-            runtime::run(args.settings, move |settings, levels| guard::run(settings, levels, sidecar))
+            let (sidecar, captured) = (!args.no_sidecar, args.captured);
+            runtime::run(args.settings, move |settings, levels| guard::run(settings, levels, sidecar, captured))
         }
         Mode::Shared(settings) => runtime::run(*settings, shared::run),
         Mode::Redirect(args) => redirect::run(&args),

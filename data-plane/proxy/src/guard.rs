@@ -20,6 +20,7 @@ use crate::{
     tls::MeshTls,
 };
 
+pub(crate) mod capture;
 mod carrier;
 mod policy;
 pub(crate) mod state;
@@ -50,6 +51,8 @@ pub struct GuardConfig {
     pub connections: usize,
     /// Says who accepts; `None` until the sockets are there.
     pub authority: watch::Sender<Option<Authority>>,
+    /// Says whether the pod's traffic is captured; `None` where it isn't to be.
+    pub captured: Option<watch::Sender<bool>>,
 }
 
 /// A guard that holds its sockets.
@@ -144,6 +147,9 @@ impl Guard {
             }
         }
         tasks.spawn(tidy(carrier));
+        if let Some(captured) = config.captured {
+            tasks.spawn(capture::follow(captured));
+        }
         tokio::select! {
             () = host.run(config.authority) => {}
             () = shutdown => {}

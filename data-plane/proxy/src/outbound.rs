@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     engine::Role,
+    guard::capture,
     http::{Caller, Departure, forward, serve_http1, serve_http2},
     listeners::original_destination,
     pump::pump,
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// A connection that was redirected to us on its way out.
-pub(crate) async fn accept(worker: &Rc<Worker>, stream: TcpStream) {
+pub(crate) async fn accept(worker: &Rc<Worker>, mut stream: TcpStream) {
     let (Ok(original), Ok(source), Ok(here)) = (original_destination(&stream), stream.peer_addr(), stream.local_addr())
     else {
         return;
@@ -31,6 +32,9 @@ pub(crate) async fn accept(worker: &Rc<Worker>, stream: TcpStream) {
     // Nobody redirected this one: it called our own port, and would call it again and again.
     if original == here {
         return tracing::debug!(%source, "refused a direct connection to the outbound port");
+    }
+    if capture::is_canary(original) {
+        return capture::answer(&mut stream).await;
     }
     let caller = Caller { identity: worker.engine.tls.identity(), address: source.ip(), acting: false };
     serve(worker, stream, caller, source, original).await;

@@ -2,12 +2,13 @@
 //! installed in one transaction. Knows nothing of what the proxies do with it.
 
 use std::{
-    fmt::Write as _,
+    fmt::{Display, Write as _},
     io::{self, Write as _},
     process::{Command, Stdio},
 };
 
 use outrigger_core::config::IpBlock;
+use outrigger_wire::names::canary;
 
 /// What is captured in one network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,10 +89,14 @@ pub fn check(redirect: &Redirect) -> Result<(), RedirectError> {
     let table = listed.split("table ").find(|table| table.starts_with(TABLE));
     let table = table.ok_or(RedirectError::Missing("there is no table inet outrigger in this network namespace"))?;
     let chain = |name: &str| table.split("\tchain ").find(|chain| chain.starts_with(name)).unwrap_or_default();
-    if !chain("output ").contains(&format!("redirect to :{}\n", redirect.outbound)) {
+    let redirects = |name: &str, port: u16| {
+        let end = format!("redirect to :{port}");
+        chain(name).lines().any(|rule| rule.trim_start().starts_with("meta l4proto") && rule.ends_with(&end))
+    };
+    if !redirects("output ", redirect.outbound) {
         return Err(RedirectError::Missing("nothing captures outbound connections"));
     }
-    if !chain("prerouting ").contains(&format!("redirect to :{}\n", redirect.inbound)) {
+    if !redirects("prerouting ", redirect.inbound) {
         return Err(RedirectError::Missing("nothing captures inbound connections"));
     }
     Ok(())
@@ -142,6 +147,9 @@ impl Redirect {
     /// Connections that begin in the pod. The hook sees only the first packet of each.
     fn output(&self) -> Vec<String> {
         let mut rules = vec![
+            // Whoever calls it wants to know whether it is captured.
+            self.canary("ip daddr", &canary::V4),
+            self.canary("ip6 daddr", &canary::V6),
             match self.exempt {
                 Exempt::Uid(uid) => format!("meta skuid {uid} return"),
                 Exempt::Mark(mark) => format!("meta mark {mark:#x} return"),
@@ -167,6 +175,10 @@ impl Redirect {
         rules.extend(skip_ports(&self.skip_inbound_ports));
         rules.push(format!("meta l4proto tcp redirect to :{}", self.inbound));
         rules
+    }
+
+    fn canary(&self, matched: &str, address: &dyn Display) -> String {
+        format!("{matched} {address} tcp dport {} redirect to :{}", canary::PORT, self.outbound)
     }
 
     fn only_ipv4(&self) -> Option<String> {

@@ -187,6 +187,7 @@ impl Running {
             sidecar: true,
             connections,
             authority: watch::Sender::new(None),
+            captured: None,
         });
         let guard = guard.await.unwrap();
         let ports = guard.ports().unwrap();

@@ -76,8 +76,22 @@ pub mod ports {
     }
 }
 
-/// User ID of our proxies in a pod; what it sends isn't redirected.
+/// User ID of our proxies in a pod; what it sends isn't redirected, but for calls of [`canary`].
 pub const PROXY_UID: u32 = 1337;
+
+/// What a guard calls to see whether its pod's traffic is still captured. Nothing is there: the pod's own proxies answer,
+/// or nobody.
+pub mod canary {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    /// The dummy address of RFC 7600 section 4.8, which nobody may route.
+    pub const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+    /// Of the prefix of RFC 6666, all of which is discarded.
+    pub const V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 8);
+    pub const PORT: u16 = 15024;
+    /// Who answers is one of ours.
+    pub const ANSWER: &[u8] = b"outrigger\n";
+}
 
 /// Type URLs of the configuration resources.
 pub mod type_url {

@@ -10,6 +10,7 @@ use outrigger_testbed::{
     Load, LoadSpec, Machine, Mesh, PodSpec, Samples, Spec,
     probe::{self, wait_until},
 };
+use outrigger_wire::names::ports;
 
 use crate::{
     Case,
@@ -26,10 +27,13 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/vanished-endpoint", run: vanished },
     Case { name: "disruption/vanished-while-quiet", run: vanished_while_quiet },
     Case { name: "disruption/bad-yaml", run: bad_yaml },
+    Case { name: "disruption/rules-flushed", run: rules_flushed },
 ];
 
 const CALLER: &str = "shop/caller";
 const SHOP: &str = "10.96.3.10";
+/// A guard looks every few seconds, and twice.
+const CANARY: Duration = Duration::from_secs(20);
 
 fn service(name: &str, ip: &str, selector: &str) -> String {
     format!(
@@ -266,6 +270,22 @@ fn bad_yaml(machine: &Machine) -> Result<()> {
     let only = meanwhile.keys().eq(["v2"]);
     results.push(("untouched".to_owned(), if only { Ok(()) } else { Err(anyhow::anyhow!("{meanwhile:?}")) }));
     every(results)
+}
+
+/// Somebody flushes a pod's rules: its apps would go past their policies unnoticed, so the pod is unready until they are back.
+fn rules_flushed(machine: &Machine) -> Result<()> {
+    let mesh = mesh(machine)?;
+    let pod = mesh.pod(CALLER)?;
+    let ready = || probe::get(&pod.namespace, ports::GUARD_HEALTH, "/readyz");
+    for round in 0..2 {
+        pod.exec("nft", &["delete", "table", "inet", "outrigger"])?;
+        let said = |page: probe::Page| page.status == 503 && page.body.contains("nothing captures");
+        wait_until("the guard's notice of it", CANARY, || ready().is_ok_and(said))?;
+        pod.redirect()?;
+        let mended = wait_until("a ready guard", CANARY, || ready().is_ok_and(|page| page.status == 200))?;
+        println!("        round {round}: ready {mended:?} after the rules were back");
+    }
+    Ok(())
 }
 
 /// The prober: one request after the other on one connection, each with its instants.

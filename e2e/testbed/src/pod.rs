@@ -314,6 +314,9 @@ impl Pod {
             .env("OUTRIGGER_HEALTH", format!("[::]:{health}"))
             .env("OUTRIGGER_WORKERS", self.spec.workers.to_string())
             .envs(&self.spec.env);
+        if mode == "guard" {
+            command.env("OUTRIGGER_CAPTURED", "true");
+        }
         if self.spec.proxies == Proxies::Guard {
             command.env("OUTRIGGER_NO_SIDECAR", "true");
         }

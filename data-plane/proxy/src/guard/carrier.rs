@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    GuardConfig,
+    GuardConfig, capture,
     policy::{Course, Way, course, without_shared_proxy},
     throttle::Throttle,
 };
@@ -153,6 +153,11 @@ impl Carrier {
     /// Plaintext that the pod's redirection brought here.
     async fn captured(&self, stream: &mut TcpStream, way: Way, reason: FallbackReason) -> Result<(), CarryError> {
         let (source, destination) = (stream.peer_addr()?, original_destination(stream)?);
+        if way == Way::Outbound && capture::is_canary(destination) {
+            reset_at_end(stream, false);
+            capture::answer(stream).await;
+            return Ok(());
+        }
         if self.leads_back(way, stream.local_addr()?, destination) {
             return Err(CarryError::Loop);
         }

@@ -34,6 +34,8 @@ pub struct View {
     metrics: Arc<Metrics>,
     /// Whether a sidecar is to be expected.
     sidecar: bool,
+    /// Whether the pod's traffic is captured, where it is to be.
+    captured: watch::Receiver<bool>,
 }
 
 /// What a guard knows that bears on its readiness.
@@ -55,10 +57,11 @@ impl View {
         metrics: Arc<Metrics>,
         zone: String,
         sidecar: bool,
+        captured: watch::Receiver<bool>,
     ) -> Arc<Self> {
         let fallback = Fallback::new(store.clone(), tls.clone(), None, zone);
         let since = AtomicU64::new(unix_seconds());
-        Arc::new(Self { authority, since, store, tls, fallback, metrics, sidecar })
+        Arc::new(Self { authority, since, store, tls, fallback, metrics, sidecar, captured })
     }
 
     /// Notes when the authority changes, for as long as its task lives.
@@ -74,6 +77,9 @@ impl View {
     /// # Errors
     /// What is missing.
     pub fn readiness(&self) -> Result<(), &'static str> {
+        if !*self.captured.borrow() {
+            return Err("nothing captures this pod's traffic; see the guard's log");
+        }
         let own = self.store.load().own.clone();
         let known = Known {
             own: own.as_deref(),
@@ -96,6 +102,7 @@ impl View {
         json!({
             "state": state(authority, own.as_deref(), self.fallback.usable()),
             "reason": reason,
+            "captured": *self.captured.borrow(),
             "since": self.since.load(Ordering::Relaxed),
             "carried": self.carried(),
         })

@@ -1,6 +1,6 @@
 use std::{
     env,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -85,7 +85,7 @@ fn the_kernel_takes_the_rules_again_and_again_and_lets_go_of_them() {
         apply(&rules).unwrap();
         apply(&rules).unwrap();
         let listed = run("nft list table inet outrigger");
-        assert_eq!(listed.matches("redirect to :15001").count(), 1, "{listed}");
+        assert_eq!(listed.matches("redirect to :15001").count(), 3, "with one canary of each family: {listed}");
         assert_eq!(listed.matches("redirect to :15006").count(), 1, "{listed}");
     }
     check(&redirect()).unwrap();
@@ -134,6 +134,13 @@ fn apps_are_captured_and_proxies_are_not() {
         marked.set_mark(MARK).unwrap();
         marked.set_nonblocking(true).unwrap();
         marked.connect(&there.into()).unwrap_err();
+        // Its canary alone takes the apps' way.
+        let canary: IpAddr = if there.is_ipv4() { canary::V4.into() } else { canary::V6.into() };
+        let marked = Socket::new(Domain::for_address(there), Type::STREAM, None).unwrap();
+        marked.set_mark(MARK).unwrap();
+        marked.connect(&SocketAddr::new(canary, canary::PORT).into()).unwrap();
+        let (captured, _) = proxy.accept().unwrap();
+        assert_eq!(original_destination(&captured), SocketAddr::new(canary, canary::PORT));
         let health = SocketAddr::new(there.ip(), 15023);
         TcpStream::connect_timeout(&health, Duration::from_millis(20)).unwrap_err();
         proxy.set_nonblocking(true).unwrap();

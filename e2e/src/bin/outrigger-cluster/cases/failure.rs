@@ -1,6 +1,6 @@
 //! Proxies that die in real pods.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
 use outrigger_testbed::{LoadSpec, now_us};
@@ -9,11 +9,14 @@ use serde_json::Value;
 use super::{on_nodes, shop};
 use crate::{
     Case,
-    cluster::{Cluster, text, until},
+    cluster::{Cluster, condition, text, until},
 };
 
-pub(super) const CASES: &[Case] =
-    &[on_nodes("failure: a sidecar killed five times", killed), on_nodes("failure: a guard killed", guard_killed)];
+pub(super) const CASES: &[Case] = &[
+    on_nodes("failure: a sidecar killed five times", killed),
+    on_nodes("failure: a guard killed", guard_killed),
+    on_nodes("failure: a pod's rules are flushed", flushed),
+];
 
 /// What a pod's status says of one of its init containers, as native sidecars are.
 pub(super) fn status<'a>(pod: &'a Value, container: &str) -> &'a Value {
@@ -109,4 +112,24 @@ fn guard_killed(cluster: &Cluster) -> Result<()> {
     let deaths = samples.deaths(&[kill]);
     ensure!(deaths.refused == 0 && deaths.failed_new == 0, "{deaths:?} {:?}", samples.by_outcome());
     Ok(())
+}
+
+/// Kubernetes takes the pod out of its Services, the guard says why, and a pod in its place has its rules.
+fn flushed(cluster: &Cluster) -> Result<()> {
+    shop::open(cluster)?;
+    let front = shop::front(cluster)?;
+    let guard = cluster.process(shop::NAMESPACE, &front, "outrigger-guard")?;
+    let flush = ["delete", "table", "inet", "outrigger"];
+    let done = Command::new("nsenter").args(["-t", &guard.to_string(), "-n", "nft"]).args(flush).status()?;
+    ensure!(done.success(), "nft: {done}");
+    until(Duration::from_secs(40), || {
+        let pod = cluster.get("pod", shop::NAMESPACE, &front)?;
+        let ready = &condition(&pod["status"]["conditions"], "Ready")["status"];
+        ensure!(*ready == "False" && status(&pod, "outrigger-guard")["ready"] == false, "ready: {ready}");
+        Ok(())
+    })?;
+    let log = cluster.kubectl(&["logs", "-n", shop::NAMESPACE, &front, "-c", "outrigger-guard"])?;
+    ensure!(log.contains("nothing captures this pod's traffic"), "the guard's log:\n{log}");
+    cluster.kubectl(&["delete", "pod", "-n", shop::NAMESPACE, &front, "--wait=false"])?;
+    cluster.rolled_out(shop::NAMESPACE, "deployment/front")
 }
