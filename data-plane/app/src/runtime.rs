@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use outrigger_config::{Bootstrap, ClientStatus};
+use outrigger_config::{Bootstrap, ClientStatus, Restored};
 use outrigger_core::Store;
 use outrigger_dataplane::{
     admin::{self, Admin, Alive, Extra, Readiness},
@@ -56,6 +56,7 @@ pub(crate) struct Start {
     pub(crate) base: Base,
     ready: watch::Sender<bool>,
     bootstrap: Bootstrap,
+    restored: Restored,
     asked: mpsc::Receiver<IpAddr>,
 }
 
@@ -120,12 +121,12 @@ impl Start {
             stopped,
             workers: Arc::default(),
         };
-        Ok(Self { base, ready, bootstrap, asked })
+        Ok(Self { base, ready, bootstrap, restored, asked })
     }
 
     /// Starts what keeps the state current and shows it.
     pub(crate) async fn serve(self, settings: &Settings, levels: Levels, face: Face) -> Result<Base> {
-        let Self { base, ready, bootstrap, asked } = self;
+        let Self { base, ready, bootstrap, restored, asked } = self;
         let status = ClientStatus::new();
         let about = about(&bootstrap);
         let client = status.clone();
@@ -157,7 +158,8 @@ impl Start {
         tokio::spawn(base.tls.clone().follow());
         tokio::spawn(watch_readiness(base.store.clone(), base.tls.clone(), ready, base.metrics.clone()));
         tokio::spawn(tidy(base.ready.clone()));
-        tokio::spawn(outrigger_config::run(bootstrap, base.store.clone(), asked, status));
+        let ended = base.ended();
+        tokio::spawn(outrigger_config::run(bootstrap, restored, base.store.clone(), asked, status, ended));
         Ok(base)
     }
 }
@@ -280,6 +282,7 @@ fn client_status(status: &ClientStatus) -> Value {
         "last_update": status.last_update.map(seconds),
         "resources": resources,
         "refusals": refusals,
+        "on_trial": status.on_trial,
         "last_error": status.last_error,
         "certificates_issued": status.certificate.issued,
         "last_certificate_error": status.certificate.last_error,

@@ -4,7 +4,7 @@
 //! Never on the request path: everything here runs on the control thread, converts before it publishes, and leaves
 //! the last good state in force whatever the control plane sends or doesn't.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{future::Future, net::IpAddr, path::PathBuf, sync::Arc};
 
 use outrigger_core::Store;
 use tokio::sync::mpsc;
@@ -12,11 +12,14 @@ use tokio::sync::mpsc;
 mod backoff;
 mod certificate;
 mod client;
+mod poison;
 mod saved;
 mod state;
 mod status;
 mod stream;
+mod trial;
 
+use state::State;
 pub use status::{CertificateStatus, ClientStatus, Refusal, Status};
 
 /// What a proxy is for; decides what it subscribes to.
@@ -52,18 +55,19 @@ pub struct Bootstrap {
     pub mark: Option<u32>,
 }
 
-/// What [`restore`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What [`restore`] found; [`run`] goes on from there.
 pub struct Restored {
     pub config: bool,
     pub svid: bool,
+    state: State,
 }
 
-/// Publishes what was saved, if anything, at once.
+/// Publishes what was saved, if anything, at once. To be called once in a process: if the one before died with new
+/// configuration on trial, that is counted here.
 pub fn restore(bootstrap: &Bootstrap, store: &Store) -> Restored {
-    let config = stream::restored(bootstrap, store.load_full().as_ref()).1;
+    let (state, config) = stream::restored(bootstrap, store.load_full().as_ref());
     let svid = certificate::restored(bootstrap);
-    let restored = Restored { config: config.is_some(), svid: svid.is_some() };
+    let restored = Restored { config: config.is_some(), svid: svid.is_some(), state };
     if let Some(svid) = svid {
         store.publish_svid(svid);
     }
@@ -74,12 +78,19 @@ pub fn restore(bootstrap: &Bootstrap, store: &Store) -> Restored {
 }
 
 /// Runs for ever: renews the certificate and follows the xDS stream, each with its own connection, back-off and
-/// jitter. `asked` is what [`Store::new`] returned.
-pub async fn run(bootstrap: Bootstrap, store: Arc<Store>, asked: mpsc::Receiver<IpAddr>, status: Arc<ClientStatus>) {
+/// jitter. `asked` is what [`Store::new`] returned. From `told_to_end` on the end of this process is no sign of anything.
+pub async fn run(
+    bootstrap: Bootstrap,
+    restored: Restored,
+    store: Arc<Store>,
+    asked: mpsc::Receiver<IpAddr>,
+    status: Arc<ClientStatus>,
+    told_to_end: impl Future<Output = ()> + Send + 'static,
+) {
     let bootstrap = Arc::new(bootstrap);
     tokio::join!(
         certificate::run(bootstrap.clone(), store.clone(), status.clone()),
-        stream::run(bootstrap, store, asked, status),
+        stream::run(bootstrap, restored.state, store, asked, status, Box::pin(told_to_end)),
     );
 }
 

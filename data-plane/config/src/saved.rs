@@ -29,6 +29,9 @@ pub(crate) struct SavedConfig {
     /// One per type.
     #[prost(message, repeated, tag = "3")]
     pub(crate) responses: Vec<DeltaDiscoveryResponse>,
+    /// One per type: the versions before those that are on trial.
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) before: Vec<DeltaDiscoveryResponse>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -58,6 +61,15 @@ pub(crate) enum SavedError {
 
 /// Writes `message` so that a reader finds the old file or the new one, whole.
 pub(crate) fn write(path: &Path, message: &impl Message) -> io::Result<()> {
+    replace(path, message, File::sync_data)
+}
+
+/// As [`write`], but only sure to outlive this process, not the machine.
+pub(crate) fn note(path: &Path, message: &impl Message) -> io::Result<()> {
+    replace(path, message, |_| Ok(()))
+}
+
+fn replace(path: &Path, message: &impl Message, sync: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let body = message.encode_to_vec();
     let temporary = temporary(path);
     // A crash may have left one behind, with whatever mode.
@@ -66,7 +78,7 @@ pub(crate) fn write(path: &Path, message: &impl Message) -> io::Result<()> {
     file.write_all(MAGIC)?;
     file.write_all(&Sha256::digest(&body))?;
     file.write_all(&body)?;
-    file.sync_data()?;
+    sync(&file)?;
     fs::rename(&temporary, path)
 }
 
@@ -105,6 +117,7 @@ mod tests {
             workload: "shop/front".into(),
             asked: vec!["10.0.0.1".into()],
             responses: vec![DeltaDiscoveryResponse { nonce: "7".into(), ..Default::default() }],
+            before: Vec::new(),
         }
     }
 

@@ -33,8 +33,13 @@ mod publish;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tried;
 
-use crate::{Refusal, Role, saved::SavedConfig};
+use crate::{
+    Refusal, Role,
+    saved::SavedConfig,
+    trial::{Key, Trials},
+};
 use asked::Asked;
 use table::Table;
 
@@ -73,7 +78,8 @@ pub(crate) struct State {
     complete: BTreeSet<Kind>,
     /// Services whose newest version isn't published, and until when that may be so.
     waiting: BTreeMap<String, Instant>,
-    refusals: BTreeMap<(Kind, String), String>,
+    refusals: BTreeMap<Key, String>,
+    pub(crate) trials: Trials,
     /// What the stream was told to subscribe to.
     subscribed: BTreeMap<Kind, BTreeSet<String>>,
 }
@@ -100,7 +106,7 @@ impl Kind {
         }
     }
 
-    fn from_url(url: &str) -> Option<Self> {
+    pub(crate) fn from_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.url() == url)
     }
 }
@@ -122,6 +128,7 @@ impl State {
             complete: BTreeSet::new(),
             waiting: BTreeMap::new(),
             refusals: BTreeMap::new(),
+            trials: Trials::default(),
             subscribed: BTreeMap::new(),
         }
     }
@@ -133,9 +140,13 @@ impl State {
         for address in saved.asked.iter().filter_map(|address| address.parse().ok()) {
             self.asked.insert(address);
         }
-        for response in saved.responses {
+        let mut before = tried::by_key(saved.before);
+        for mut response in saved.responses {
+            self.go_back(&mut response, &mut before);
             self.absorb(response, &mut next, &mut touched, now);
         }
+        self.keep_before(before);
+        self.refuse_quarantined();
         // Whatever was being waited for then may never come now.
         self.waiting.values_mut().for_each(|deadline| *deadline = now);
         self.settle(&mut next, &touched, now);
@@ -167,6 +178,7 @@ impl State {
             workload: self.workload.clone(),
             asked: asked.collect(),
             responses: Kind::ALL.map(response).into(),
+            before: self.before_trials(),
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Status {
     pub resources: [(&'static str, usize); 4],
     /// Resources whose newest version is refused now; the last good one is in force. At most 100.
     pub refusals: Vec<Refusal>,
+    /// Resources whose version in force is on trial.
+    pub on_trial: usize,
     /// Why the last xDS stream ended or couldn't be opened.
     pub last_error: Option<String>,
     pub certificate: CertificateStatus,
@@ -93,6 +95,7 @@ impl ClientStatus {
         self.0.send_modify(|status| {
             status.resources = Kind::ALL.map(|kind| (kind.url(), state.held(kind)));
             status.refusals = state.refusals().collect();
+            status.on_trial = state.trials.running();
         });
     }
 

@@ -1,7 +1,15 @@
 //! The delta xDS stream: connects, feeds responses to the [`State`], publishes, answers, saves; comes back when it
 //! breaks. Decides nothing itself.
 
-use std::{convert::Infallible, future::Future, net::IpAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::IpAddr,
+    path::PathBuf,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use outrigger_core::{Snapshot, Store};
 use outrigger_wire::proto::{
@@ -11,6 +19,7 @@ use outrigger_wire::proto::{
     },
     envoy::config::core::v3::{Locality, Node},
 };
+use prost::Message;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -24,6 +33,7 @@ use crate::{
     client::{self, ConnectError},
     saved::{self, SavedConfig},
     state::State,
+    trial::Records,
 };
 
 #[cfg(test)]
@@ -40,6 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_RESPONSE: usize = 64 << 20;
 /// Requests on their way.
 const QUEUE: usize = 64;
+/// Files of the state folder.
+const CONFIG: &str = "config";
+const TRIALS: &str = "trials";
 /// Changes close together are saved together.
 const SAVE_DELAY: Duration = Duration::from_millis(200);
 /// Addresses taken from the workers' queue at once.
@@ -56,6 +69,8 @@ enum StreamError {
     Ended,
     #[error("the controller doesn't read")]
     Stuck,
+    #[error("a quarantine is over")]
+    Released,
 }
 
 struct Client {
@@ -69,7 +84,14 @@ struct Client {
     /// When the state is to be saved.
     save_at: Option<Instant>,
     saver: Option<watch::Sender<SavedConfig>>,
+    /// Resolves when this process is told to end; `None` from then on.
+    told_to_end: Option<End>,
+    /// Versions are to be had that were in quarantine when they came.
+    released: bool,
 }
+
+/// When a process is told to end.
+type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One stream, as far as requests go.
 struct Requests {
@@ -83,28 +105,38 @@ enum Event {
     Asked(Vec<IpAddr>),
     WaitedEnough,
     Save,
+    Proven,
+    Released,
+    ToldToEnd,
 }
 
 /// Follows the control plane for ever.
 pub(crate) async fn run(
     bootstrap: Arc<Bootstrap>,
+    state: State,
     store: Arc<Store>,
     asked: mpsc::Receiver<IpAddr>,
     status: Arc<ClientStatus>,
+    told_to_end: End,
 ) {
-    let before = store.load_full();
-    let (state, snapshot) = restored(&bootstrap, &before);
-    // Unless the caller published the very same already.
-    if let Some(snapshot) = snapshot.filter(|_| before.generation == 0) {
-        store.publish(snapshot);
-    }
     status.holds(&state);
-    let saver = bootstrap.state_file("config").map(|path| {
+    let saver = bootstrap.state_file(CONFIG).map(|path| {
         let (saver, saved) = watch::channel(SavedConfig::default());
         tokio::spawn(save(path, saved));
         saver
     });
-    let mut client = Client { bootstrap, store, status, state, asked, asking: true, save_at: None, saver };
+    let mut client = Client {
+        bootstrap,
+        store,
+        status,
+        state,
+        asked,
+        asking: true,
+        save_at: None,
+        saver,
+        told_to_end: Some(told_to_end),
+        released: false,
+    };
     let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
     loop {
         let start = Instant::now();
@@ -123,20 +155,44 @@ pub(crate) async fn run(
 /// The state that was saved, or an empty one; and the snapshot, if any was saved.
 pub(crate) fn restored(bootstrap: &Bootstrap, base: &Snapshot) -> (State, Option<Snapshot>) {
     let mut state = State::new(bootstrap.role, &bootstrap.workload);
-    let Some(path) = bootstrap.state_file("config") else { return (state, None) };
-    let snapshot = match saved::read::<SavedConfig>(&path) {
-        Ok(Some(saved)) if saved.workload == bootstrap.workload => state.restore(saved, base, Instant::now()),
-        Ok(Some(saved)) => {
-            tracing::warn!(path = %path.display(), workload = saved.workload, "saved configuration is of another workload");
-            None
+    let saved = own(bootstrap, CONFIG, |saved: &SavedConfig| &saved.workload);
+    if let Some(records) = own(bootstrap, TRIALS, |records: &Records| &records.workload) {
+        let (none, now) = (SavedConfig::default(), Instant::now());
+        state.resume_trials(saved.as_ref().unwrap_or(&none), records, SystemTime::now(), now);
+        for ((kind, name), reason) in state.trials.quarantined() {
+            tracing::error!(type_url = kind.url(), name, reason, "a resource is in quarantine");
         }
-        Ok(None) => None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "saved configuration isn't usable");
-            None
-        }
-    };
+        note_trials(bootstrap, &state);
+    }
+    let snapshot = saved.and_then(|saved| state.restore(saved, base, Instant::now()));
     (state, snapshot)
+}
+
+/// What was saved, if it is this workload's and whole.
+fn own<M: Message + Default>(bootstrap: &Bootstrap, file: &str, workload: impl Fn(&M) -> &str) -> Option<M> {
+    let path = bootstrap.state_file(file)?;
+    match saved::read::<M>(&path) {
+        Ok(saved) => saved.filter(|saved| {
+            let own = workload(saved) == bootstrap.workload;
+            if !own {
+                tracing::warn!(path = %path.display(), workload = workload(saved), "saved state is of another workload");
+            }
+            own
+        }),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "saved state isn't usable");
+            None
+        }
+    }
+}
+
+/// Notes what is on trial, before anything comes of it.
+fn note_trials(bootstrap: &Bootstrap, state: &State) {
+    let Some(path) = bootstrap.state_file(TRIALS) else { return };
+    // Blocking, but small and in memory.
+    if let Err(error) = saved::note(&path, &state.trials.to_records(&bootstrap.workload)) {
+        tracing::warn!(path = %path.display(), %error, "configuration is taken in without a trial");
+    }
 }
 
 /// Writes what it is given; skips what is overtaken while it writes.
@@ -161,6 +217,9 @@ impl Client {
         tracing::info!(controller = self.bootstrap.controller, "xDS stream is open");
         loop {
             let arrived = self.respond(&mut requests, &mut responses).await?;
+            if self.told_to_end.is_some() && self.state.begin_trials(&arrived, Instant::now()) {
+                note_trials(&self.bootstrap, &self.state);
+            }
             let applied = self.state.apply(arrived, &self.store.load_full(), Instant::now());
             self.publish(applied.snapshot);
             self.status.updated(&self.state);
@@ -179,6 +238,7 @@ impl Client {
         let (queue, queued) = mpsc::channel(QUEUE);
         let mut requests = Requests { queue, node: Some(node(&bootstrap)) };
         self.state.reset_subscriptions();
+        self.released = false;
         // Before the call: a server may look at the first request before it answers.
         let wanted = self.state.requests(&self.store.load());
         requests.send_all(wanted).await?;
@@ -204,6 +264,10 @@ impl Client {
                 }
                 event = self.event() => self.handle(event),
             }
+            if self.released {
+                // A new stream says what is held, and so gets what isn't.
+                return Err(StreamError::Released);
+            }
         }
     }
 
@@ -222,6 +286,7 @@ impl Client {
     async fn event(&mut self) -> Event {
         let mut addresses = Vec::new();
         let (waited, save) = (self.state.deadline(), self.save_at);
+        let (proven, released) = (self.state.trials.deadline(), self.state.trials.release_at().map(instant));
         tokio::select! {
             asked = self.asked.recv_many(&mut addresses, ASKED_AT_ONCE), if self.asking => {
                 self.asking = asked > 0;
@@ -229,6 +294,9 @@ impl Client {
             }
             () = at(waited) => Event::WaitedEnough,
             () = at(save) => Event::Save,
+            () = at(proven) => Event::Proven,
+            () = at(released) => Event::Released,
+            () = or_never(self.told_to_end.as_mut()) => Event::ToldToEnd,
         }
     }
 
@@ -247,6 +315,21 @@ impl Client {
                 if let Some(saver) = &self.saver {
                     saver.send_replace(self.state.save());
                 }
+            }
+            Event::Proven => {
+                self.state.prove(Instant::now());
+                note_trials(&self.bootstrap, &self.state);
+                self.status.holds(&self.state);
+                self.save_at.get_or_insert_with(|| Instant::now() + SAVE_DELAY);
+            }
+            Event::Released => {
+                self.released |= self.state.trials.release(SystemTime::now());
+                note_trials(&self.bootstrap, &self.state);
+            }
+            Event::ToldToEnd => {
+                self.told_to_end = None;
+                self.state.trials.acquit();
+                note_trials(&self.bootstrap, &self.state);
             }
         }
     }
@@ -293,6 +376,18 @@ fn node(bootstrap: &Bootstrap) -> Node {
         user_agent_name: "outrigger".into(),
         user_agent_version: env!("CARGO_PKG_VERSION").into(),
         ..Default::default()
+    }
+}
+
+/// About the same moment by the clock that waits.
+fn instant(time: SystemTime) -> Instant {
+    Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+async fn or_never(done: Option<&mut End>) {
+    match done {
+        Some(done) => done.await,
+        None => std::future::pending().await,
     }
 }
 

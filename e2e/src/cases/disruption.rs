@@ -17,6 +17,7 @@ use crate::{
     raw::{PATIENCE, Wire, every},
 };
 
+mod poison;
 mod routes;
 
 pub(super) const CASES: &[Case] = &[
@@ -27,6 +28,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/vanished-endpoint", run: vanished },
     Case { name: "disruption/vanished-while-quiet", run: vanished_while_quiet },
     Case { name: "disruption/bad-yaml", run: bad_yaml },
+    Case { name: "disruption/poison", run: poison::poison },
     Case { name: "disruption/rules-flushed", run: rules_flushed },
 ];
 
@@ -44,6 +46,10 @@ fn service(name: &str, ip: &str, selector: &str) -> String {
 
 /// A caller and an app in three versions.
 fn mesh(machine: &Machine) -> Result<Mesh> {
+    mesh_of(machine, PodSpec::new(CALLER))
+}
+
+fn mesh_of(machine: &Machine, caller: PodSpec) -> Result<Mesh> {
     let versions = ["v1", "v2", "v3"];
     let app = |version: &&str| {
         PodSpec::new(&format!("shop/app-{version}"))
@@ -51,7 +57,7 @@ fn mesh(machine: &Machine) -> Result<Mesh> {
             .label("version", version)
             .app(&format!("outrigger-testapp http --version {version}"))
     };
-    let pods = [PodSpec::new(CALLER)].into_iter().chain(versions.iter().map(app)).collect();
+    let pods = [caller].into_iter().chain(versions.iter().map(app)).collect();
     let mut services = service("app", SHOP, "app: app");
     for (index, version) in versions.iter().enumerate() {
         services += &service(

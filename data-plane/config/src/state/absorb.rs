@@ -14,7 +14,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::{Kind, MAX_REFUSALS, State, WARM_UP, aliased, service_of};
-use crate::Role;
+use crate::{Role, poison};
 
 /// (name, reason) of a resource that isn't taken.
 type Refused = (String, String);
@@ -38,6 +38,7 @@ impl State {
         // Removals first: an address that one service leaves and another takes is in both lists.
         for name in response.removed_resources {
             self.refusals.remove(&(kind, name.clone()));
+            self.trials.forget(kind, &name);
             match kind {
                 Kind::Trust => self.remove_trust(&name, next),
                 Kind::Inbound => self.remove_inbound(&name, next),
@@ -47,11 +48,17 @@ impl State {
         }
         for resource in response.resources {
             let name = resource.name.clone();
-            let taken = match kind {
-                Kind::Trust => self.take_trust(resource, next),
-                Kind::Inbound => self.take_inbound(resource, next),
-                Kind::Endpoint => self.take_endpoint(resource, touched),
-                Kind::Service => self.take_service(resource, now),
+            let taken = match (self.trials.refusal(kind, &resource), kind) {
+                (Some(reason), Kind::Service) => {
+                    self.answered(&resource);
+                    self.unusable(name.clone());
+                    Err(reason)
+                }
+                (Some(reason), _) => Err(reason),
+                (None, Kind::Trust) => self.take_trust(resource, next),
+                (None, Kind::Inbound) => self.take_inbound(resource, next),
+                (None, Kind::Endpoint) => self.take_endpoint(resource, touched),
+                (None, Kind::Service) => self.take_service(resource, now),
             };
             match taken {
                 Ok(()) => drop(self.refusals.remove(&(kind, name))),
@@ -134,6 +141,8 @@ impl State {
             EndpointSpec::compile(message).map_err(reason)
         })?;
         if new {
+            // There is no trial, so nothing to go back to.
+            self.endpoints.prove(&name);
             touched.insert(service.into());
         }
         Ok(())
@@ -153,10 +162,9 @@ impl State {
 
     fn take_service(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
         let name = resource.name.clone();
-        for address in resource.aliases.iter().chain([&name]).filter_map(|alias| aliased(alias)) {
-            self.asked.answer(address, false);
-        }
+        self.answered(&resource);
         let taken = self.services.take(Kind::Service.url(), resource, |body| {
+            poison::taste(body);
             let message: wire::Service = decode(body)?;
             named(&name, &message.name)?;
             Service::compile(message).map(Arc::new).map_err(reason)
@@ -170,12 +178,23 @@ impl State {
                 Ok(())
             }
             Err(reason) => {
-                // Nobody should wait for what can't be used.
-                if self.role != Role::Shared && self.services.get(&name).is_none() {
-                    self.absent.insert(name);
-                }
+                self.unusable(name);
                 Err(reason)
             }
+        }
+    }
+
+    /// There is a service at these addresses.
+    fn answered(&mut self, service: &Resource) {
+        for address in service.aliases.iter().chain([&service.name]).filter_map(|alias| aliased(alias)) {
+            self.asked.answer(address, false);
+        }
+    }
+
+    /// Nobody should wait for a service that can't be used.
+    fn unusable(&mut self, service: String) {
+        if self.role != Role::Shared && self.services.get(&service).is_none() {
+            self.absent.insert(service);
         }
     }
 

@@ -18,7 +18,16 @@ pub(crate) struct Held<T> {
     pub(crate) aliases: Vec<String>,
     /// The encoded message, for the disk.
     body: Vec<u8>,
+    /// What was in force before, while this version is on trial.
+    before: Option<Box<Before>>,
     pub(crate) value: T,
+}
+
+/// As a version was served.
+struct Before {
+    version: String,
+    aliases: Vec<String>,
+    body: Vec<u8>,
 }
 
 // === impl Table ===
@@ -50,7 +59,8 @@ impl<T> Table<T> {
             return Ok(false);
         }
         let value = compile(&body)?;
-        self.0.insert(name, Held { version, aliases, body, value });
+        let before = self.0.remove(&name).map(Held::into_before);
+        self.0.insert(name, Held { version, aliases, body, before, value });
         Ok(true)
     }
 
@@ -63,6 +73,11 @@ impl<T> Table<T> {
         if let Some(held) = self.0.get_mut(name) {
             held.version.clear();
         }
+    }
+
+    /// Of what is held.
+    pub(crate) fn version(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|held| held.version.as_str())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Held<T>> {
@@ -100,13 +115,47 @@ impl<T> Table<T> {
 
     /// As they were served, for the disk.
     pub(crate) fn resources(&self, url: &str) -> Vec<Resource> {
-        let resource = |(name, held): (&String, &Held<T>)| Resource {
-            version: held.version.clone(),
-            resource: Some(Any { type_url: url.into(), value: held.body.clone() }),
-            name: name.clone(),
-            aliases: held.aliases.clone(),
-            ttl: None,
-        };
+        let resource = |(name, held): (&String, &Held<T>)| served(url, name, &held.version, &held.aliases, &held.body);
         self.0.iter().map(resource).collect()
+    }
+
+    /// As the versions before those on trial were served.
+    pub(crate) fn before(&self, url: &str) -> Vec<Resource> {
+        let before = self.0.iter().filter_map(|(name, held)| Some((name, held.before.as_ref()?)));
+        before.map(|(name, it)| served(url, name, &it.version, &it.aliases, &it.body)).collect()
+    }
+
+    /// This is to go back to, should what is held die on trial.
+    pub(crate) fn set_before(&mut self, Resource { version, resource, name, aliases, .. }: Resource) {
+        if let (Some(held), Some(Any { value: body, .. })) = (self.0.get_mut(&name), resource) {
+            held.before = Some(Box::new(Before { version, aliases, body }));
+        }
+    }
+
+    /// What is held is no longer on trial.
+    pub(crate) fn prove(&mut self, name: &str) {
+        if let Some(held) = self.0.get_mut(name) {
+            held.before = None;
+        }
+    }
+}
+
+// === impl Held ===
+
+impl<T> Held<T> {
+    /// What to go back to from a newer version: of two on trial, neither is.
+    fn into_before(self) -> Box<Before> {
+        let Self { version, aliases, body, before, .. } = self;
+        before.unwrap_or_else(|| Box::new(Before { version, aliases, body }))
+    }
+}
+
+fn served(url: &str, name: &str, version: &str, aliases: &[String], body: &[u8]) -> Resource {
+    Resource {
+        version: version.into(),
+        resource: Some(Any { type_url: url.into(), value: body.into() }),
+        name: name.into(),
+        aliases: aliases.into(),
+        ttl: None,
     }
 }

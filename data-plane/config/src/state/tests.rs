@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use outrigger_wire::proto::{
     config as wire,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
@@ -453,4 +455,96 @@ fn what_is_saved_comes_back_whole() {
         asked
     });
     assert_eq!((again.responses, sort(again.asked)), (saved.responses, sort(saved.asked)));
+}
+
+/// Takes resources in as the stream does.
+fn taste(proxy: &mut Proxy, kind: Kind, resources: Vec<Resource>) -> Option<String> {
+    proxy.state.begin_trials(&response(kind, resources.clone(), &[]), proxy.now);
+    proxy.reply(kind, resources, &[]).reply.error_detail.map(|refused| refused.message)
+}
+
+/// The process is gone; the next one finds what it left on disk.
+fn die(proxy: &Proxy) -> Proxy {
+    let (saved, records) = (proxy.state.save(), proxy.state.trials.to_records("shop/front"));
+    let mut next = Proxy::new(proxy.state.role);
+    next.state.resume_trials(&saved, records, SystemTime::now(), next.now);
+    if let Some(snapshot) = next.state.restore(saved, &next.published, next.now) {
+        next.published = snapshot;
+    }
+    next
+}
+
+#[test]
+fn what_kills_twice_is_gone_back_from() {
+    let mut proxy = Proxy::new(Role::Sidecar);
+    proxy.ask(&[IP]);
+    let version = |number| vec![service("shop/a", number, &[IP], &[])];
+    assert_eq!(taste(&mut proxy, Kind::Service, version(1)), None);
+    proxy.state.prove(proxy.now + crate::trial::TRIAL);
+    assert_eq!(taste(&mut proxy, Kind::Service, version(2)), None);
+    // One death may have been anything's.
+    let mut proxy = die(&proxy);
+    assert_eq!(proxy.state.services.version("shop/a"), Some("2"));
+    // So it is on trial again, and what it replaced is still known.
+    proxy = die(&proxy);
+    assert_eq!(proxy.state.services.version("shop/a"), Some("1"));
+    assert_eq!(proxy.lookup(IP), Some("shop/a"));
+    assert_eq!(proxy.state.refusals().next().map(|refusal| refusal.name).as_deref(), Some("shop/a"));
+    // The control plane sends it again; so does the next one.
+    for _ in 0..2 {
+        let refused = taste(&mut proxy, Kind::Service, version(2)).unwrap();
+        assert!(refused.starts_with("shop/a: quarantined: the proxy died 2 times"), "{refused}");
+        proxy = die(&proxy);
+        assert_eq!(proxy.state.services.version("shop/a"), Some("1"));
+    }
+    assert_eq!(taste(&mut proxy, Kind::Service, version(3)), None);
+    assert_eq!((proxy.state.services.version("shop/a"), proxy.state.refusals().count()), (Some("3"), 0));
+}
+
+#[test]
+fn who_is_killed_before_anything_is_saved_goes_back_too() {
+    let mut proxy = Proxy::new(Role::Sidecar);
+    proxy.ask(&[IP]);
+    taste(&mut proxy, Kind::Service, vec![service("shop/a", 1, &[IP], &[])]);
+    proxy.state.prove(proxy.now + crate::trial::TRIAL);
+    for _ in 0..2 {
+        // It dies of taking it in.
+        let poison = response(Kind::Service, vec![service("shop/a", 2, &[IP], &[])], &[]);
+        assert!(proxy.state.begin_trials(&poison, proxy.now));
+        proxy = die(&proxy);
+    }
+    assert!(taste(&mut proxy, Kind::Service, vec![service("shop/a", 2, &[IP], &[])]).is_some());
+    assert_eq!(proxy.state.services.version("shop/a"), Some("1"));
+}
+
+#[test]
+fn without_a_version_before_a_sidecar_lets_go_of_what_shared_proxies_know() {
+    for (role, left) in [(Role::Sidecar, [1, 1, 1]), (Role::Guard, [2, 1, 1]), (Role::Shared, [2, 1, 1])] {
+        let mut proxy = Proxy::new(role);
+        proxy.ask(&[IP]);
+        taste(&mut proxy, Kind::Trust, vec![trust("cluster.local", 1)]);
+        taste(&mut proxy, Kind::Inbound, vec![inbound("shop/front", 1, "mesh/shared")]);
+        let services = vec![service("shop/a", 1, &[IP], &[]), service("mesh/shared", 1, &[], &[])];
+        taste(&mut proxy, Kind::Service, services);
+        for _ in 0..3 {
+            proxy = die(&proxy);
+        }
+        let held = [Kind::Service, Kind::Inbound, Kind::Trust].map(|kind| proxy.state.held(kind));
+        assert_eq!(held, left, "{role:?}");
+        // The shared proxies, which it still knows, carry what it can't.
+        assert_eq!(proxy.lookup(IP), (role != Role::Sidecar).then_some("shop/a"), "{role:?}");
+    }
+}
+
+#[test]
+fn endpoints_are_not_on_trial() {
+    let mut proxy = Proxy::new(Role::Sidecar);
+    proxy.ask(&[IP]);
+    taste(&mut proxy, Kind::Service, vec![service("shop/a", 1, &[IP], &[])]);
+    for version in 1..3 {
+        let endpoints = response(Kind::Endpoint, vec![endpoint("shop/a", "a-1", version, "10.0.0.1")], &[]);
+        assert!(!proxy.state.begin_trials(&endpoints, proxy.now));
+        proxy.apply(Kind::Endpoint, endpoints.resources, &[]);
+    }
+    assert!(proxy.state.endpoints.before(Kind::Endpoint.url()).is_empty());
 }

@@ -179,7 +179,10 @@ async fn connects_follows_and_resumes() {
     let (address, mut conversations) = controller(dir.path()).await;
     let (store, asked) = Store::new();
     let status = ClientStatus::new();
-    let client = tokio::spawn(crate::run(bootstrap(dir.path(), &address), store.clone(), asked, status.clone()));
+    let bootstrap = bootstrap(dir.path(), &address);
+    let restored = crate::restore(&bootstrap, &store);
+    let never = std::future::pending();
+    let client = tokio::spawn(crate::run(bootstrap, restored, store.clone(), asked, status.clone(), never));
 
     let mut first = conversations.recv().await.unwrap();
     let request = first.subscribed(Kind::Trust, &["*"]).await;
@@ -234,7 +237,8 @@ async fn serves_from_disk_without_a_controller() {
     let dir = tempfile::tempdir().unwrap();
     let bootstrap = bootstrap(dir.path(), "127.0.0.1:1");
     let (store, _asked) = Store::new();
-    assert_eq!(crate::restore(&bootstrap, &store), crate::Restored { config: false, svid: false });
+    let restored = crate::restore(&bootstrap, &store);
+    assert!(!restored.config && !restored.svid);
 
     let mut state = State::new(Role::Sidecar, "shop/front");
     let response = |kind: Kind, resources, removed: &[&str]| DeltaDiscoveryResponse {
@@ -249,7 +253,8 @@ async fn serves_from_disk_without_a_controller() {
     state.apply(response(Kind::Endpoint, vec![], &["shop/a/*"]), &snapshot, now);
     let path = bootstrap.state_file("config").unwrap();
     saved::write(&path, &state.save()).unwrap();
-    assert_eq!(crate::restore(&bootstrap, &store), crate::Restored { config: true, svid: false });
+    let restored = crate::restore(&bootstrap, &store);
+    assert!(restored.config && !restored.svid);
     assert!(matches!(store.lookup(address), Lookup::Known(_)));
 
     std::fs::write(&path, b"rubbish").unwrap();
