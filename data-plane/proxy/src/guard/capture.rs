@@ -4,11 +4,10 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
-use nix::errno::Errno;
 use outrigger_wire::names::canary;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -63,17 +62,20 @@ pub(super) async fn follow(captured: watch::Sender<bool>) {
 
 /// `None`: nobody can say.
 async fn is_captured() -> Option<bool> {
-    let mut called = call(canary::V4.into()).await;
-    if called.as_ref().is_err_and(is_unroutable) {
-        // A pod of IPv6 alone.
-        called = call(canary::V6.into()).await;
-    }
-    match called {
+    let address = [IpAddr::V4(canary::V4), IpAddr::V6(canary::V6)].into_iter().find(|address| has_route(*address))?;
+    match call(address).await {
         Ok(answered) => Some(answered),
-        // Whoever accepted it had too many connections; or nothing can leave this pod at all.
-        Err(error) if is_unroutable(&error) || is_shed(&error) => None,
+        // Whoever accepted it had too many connections.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => None,
         Err(_) => Some(false),
     }
+}
+
+/// Whether anything could leave this pod for there. What a network further away says of it is no answer to that.
+fn has_route(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // Of UDP this looks the route up, and sends nothing.
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, canary::PORT))).is_ok()
 }
 
 async fn call(address: IpAddr) -> io::Result<bool> {
@@ -84,17 +86,6 @@ async fn call(address: IpAddr) -> io::Result<bool> {
         Ok(said == canary::ANSWER)
     };
     timeout(PATIENCE, called).await.unwrap_or(Ok(false))
-}
-
-/// This pod has no route for the address's family: nothing leaves it that way.
-fn is_unroutable(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::ENETUNREACH | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT))
-}
-
-/// It was accepted, and let go of.
-fn is_shed(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof)
 }
 
 #[cfg(test)]
