@@ -156,14 +156,13 @@ pub(crate) async fn run(
 pub(crate) fn restored(bootstrap: &Bootstrap, base: &Snapshot) -> (State, Option<Snapshot>) {
     let mut state = State::new(bootstrap.role, &bootstrap.workload);
     let saved = own(bootstrap, CONFIG, |saved: &SavedConfig| &saved.workload);
-    if let Some(records) = own(bootstrap, TRIALS, |records: &Records| &records.workload) {
-        let (none, now) = (SavedConfig::default(), Instant::now());
-        state.resume_trials(saved.as_ref().unwrap_or(&none), records, SystemTime::now(), now);
-        for ((kind, name), reason) in state.trials.quarantined() {
-            tracing::error!(type_url = kind.url(), name, reason, "a resource is in quarantine");
-        }
-        note_trials(bootstrap, &state);
+    let records = own(bootstrap, TRIALS, |records: &Records| &records.workload).unwrap_or_default();
+    let none = SavedConfig::default();
+    state.resume_trials(saved.as_ref().unwrap_or(&none), records, SystemTime::now(), Instant::now());
+    for ((kind, name), reason) in state.trials.quarantined() {
+        tracing::error!(type_url = kind.url(), name, reason, "a resource is in quarantine");
     }
+    note_trials(bootstrap, &state);
     let snapshot = saved.and_then(|saved| state.restore(saved, base, Instant::now()));
     (state, snapshot)
 }

@@ -42,6 +42,9 @@ pub(crate) struct Record {
     quarantined_until: u64,
     #[prost(uint32, tag = "7")]
     quarantines: u32,
+    /// It was taken in by a process that was about to die anyhow.
+    #[prost(bool, tag = "8")]
+    excused: bool,
 }
 
 /// As they are on disk.
@@ -51,6 +54,9 @@ pub(crate) struct Records {
     pub(crate) workload: String,
     #[prost(message, repeated, tag = "2")]
     records: Vec<Record>,
+    /// The process has not lived for as long as a trial takes.
+    #[prost(bool, tag = "3")]
+    young: bool,
 }
 
 /// A resource.
@@ -62,22 +68,33 @@ pub(crate) struct Trials {
     records: BTreeMap<Key, Record>,
     /// When trials end, in order.
     ends: VecDeque<(Instant, Vec<Key>)>,
+    /// This process has not lived for as long as a trial takes,
+    young: bool,
+    /// and the one before died as young, with nothing to blame: whatever kills them, it was there before.
+    restless: bool,
 }
 
 // === impl Trials ===
 
 impl Trials {
-    /// What a process before left behind, which has ended. `can_go_back` says of a version whether a proxy can do
-    /// without it.
-    pub(crate) fn after(records: Records, now: SystemTime, can_go_back: impl Fn(&Key, &str) -> bool) -> Self {
-        let mut trials = Self::default();
+    /// The beginning of a process, after one that has ended and left these. `can_go_back` says of a version whether a
+    /// proxy can do without it.
+    pub(crate) fn after(
+        records: Records,
+        wall: SystemTime,
+        now: Instant,
+        can_go_back: impl Fn(&Key, &str) -> bool,
+    ) -> Self {
+        let blamed = records.records.iter().any(|record| record.running && !record.excused);
+        let mut trials = Self { young: true, restless: records.young && !blamed, ..Self::default() };
+        trials.ends.push_back((now + TRIAL, Vec::new()));
         for mut record in records.records {
             let Some(kind) = Kind::from_url(&record.type_url) else { continue };
             let key = (kind, record.name.clone());
-            if std::mem::take(&mut record.running) {
+            if std::mem::take(&mut record.running) && !record.excused {
                 record.deaths += 1;
                 if record.deaths >= DEATHS && can_go_back(&key, &record.version) {
-                    record.quarantine(now);
+                    record.quarantine(wall);
                 }
             }
             trials.records.insert(key, record);
@@ -96,7 +113,7 @@ impl Trials {
     }
 
     pub(crate) fn to_records(&self, workload: &str) -> Records {
-        Records { workload: workload.into(), records: self.records.values().cloned().collect() }
+        Records { workload: workload.into(), records: self.records.values().cloned().collect(), young: self.young }
     }
 
     /// Puts versions on trial. Says whether any was that wasn't.
@@ -109,7 +126,7 @@ impl Trials {
                 *record = Record { type_url, name, version, ..Record::default() };
             }
             if record.quarantined_until == 0 {
-                record.running = true;
+                (record.running, record.excused) = (true, self.restless);
                 begun.push(key);
             }
         }
@@ -128,6 +145,10 @@ impl Trials {
     /// Ends the trials that are over, and says whose.
     pub(crate) fn prove(&mut self, now: Instant) -> BTreeSet<Key> {
         let over = self.ends.partition_point(|(end, _)| *end <= now);
+        if over > 0 {
+            // The first end is that of its youth.
+            (self.young, self.restless) = (false, false);
+        }
         let mut proven: BTreeSet<Key> = self.ends.drain(..over).flat_map(|(_, keys)| keys).collect();
         // A newer version has a trial of its own.
         for key in self.ends.iter().flat_map(|(_, keys)| keys) {
@@ -140,6 +161,7 @@ impl Trials {
     /// This process ends because it was told to: that is nobody's fault.
     pub(crate) fn acquit(&mut self) {
         self.ends.clear();
+        self.young = false;
         self.records.retain(|_, record| {
             record.running = false;
             record.deaths > 0
@@ -231,7 +253,7 @@ mod tests {
         /// The process dies, and the next one starts from what it left.
         fn die(&mut self) {
             let records = Records::decode(self.trials.to_records("shop/front").encode_to_vec().as_slice()).unwrap();
-            self.trials = Trials::after(records, self.wall, |_, _| true);
+            self.trials = Trials::after(records, self.wall, self.now, |_, _| true);
             self.trials.release(self.wall);
         }
 
@@ -270,7 +292,7 @@ mod tests {
         bench.now += TRIAL / 2;
         assert_eq!(bench.trials.deadline(), Some(bench.now));
         assert_eq!(bench.trials.prove(bench.now), [(Kind::Service, NAME.to_owned())].into());
-        assert_eq!((bench.trials.deadline(), bench.trials.records.len()), (None, 0));
+        assert_eq!(bench.trials.records.len(), 0);
         // What dies afterwards has other reasons.
         bench.die();
         bench.begin("2");
@@ -321,12 +343,33 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_to_a_process_that_keeps_dying_is_not_to_blame() {
+        let mut bench = Bench::new();
+        // The first was old; the second had nothing on trial.
+        bench.die();
+        bench.die();
+        for _ in 0..5 {
+            bench.begin("1");
+            bench.die();
+        }
+        assert!(!bench.refused("1"));
+        // One that lives ends the row.
+        bench.now += TRIAL;
+        bench.trials.prove(bench.now);
+        for _ in 0..DEATHS {
+            bench.begin("2");
+            bench.die();
+        }
+        assert!(bench.refused("2"));
+    }
+
+    #[test]
     fn what_nobody_can_do_without_is_kept() {
         let mut bench = Bench::new();
         for _ in 0..5 {
             bench.begin("1");
             let records = bench.trials.to_records("shop/front");
-            bench.trials = Trials::after(records, bench.wall, |_, _| false);
+            bench.trials = Trials::after(records, bench.wall, bench.now, |_, _| false);
         }
         assert!(!bench.refused("1"));
     }

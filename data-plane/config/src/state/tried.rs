@@ -31,7 +31,7 @@ impl State {
             let replaced = key.0 == Kind::Service && shared.as_ref().is_some_and(|shared| *shared != key.1);
             replaced || before.contains_key(key) || current.get(key).is_some_and(|other| other != version)
         };
-        self.trials = Trials::after(records, wall, can_go_back);
+        self.trials = Trials::after(records, wall, now, can_go_back);
         self.trials.release(wall);
         let on_trial = current.into_iter().filter(|(key, version)| self.trials.knows(key, version)).collect::<Vec<_>>();
         self.trials.begin(on_trial.into_iter(), now);
