@@ -41,7 +41,7 @@ use crate::{
     trial::{Key, Trials},
 };
 use asked::Asked;
-use table::Table;
+use table::{Table, Versions};
 
 /// How long a service waits for what its routes lead to; then half an answer is better than none.
 pub(crate) const WARM_UP: Duration = Duration::from_secs(5);
@@ -140,7 +140,7 @@ impl State {
         for address in saved.asked.iter().filter_map(|address| address.parse().ok()) {
             self.asked.insert(address);
         }
-        let mut before = tried::by_key(saved.before);
+        let mut before = tried::tried(&saved.before).map(|(key, resource)| (key, resource.clone())).collect();
         for mut response in saved.responses {
             self.go_back(&mut response, &mut before);
             self.absorb(response, &mut next, &mut touched, now);
@@ -157,19 +157,18 @@ impl State {
     pub(crate) fn save(&self) -> SavedConfig {
         let response = |kind: Kind| {
             let url = kind.url();
-            let (resources, removed_resources) = match kind {
-                Kind::Trust => (self.trust.resources(url), Vec::new()),
-                Kind::Inbound => (self.inbounds.resources(url), Vec::new()),
+            let removed_resources = match kind {
+                Kind::Trust | Kind::Inbound => Vec::new(),
                 Kind::Endpoint => {
                     let empty = |service: &&String| self.endpoints.under(&format!("{service}/")).next().is_none();
-                    let globs = self.collections.iter().filter(empty).map(|service| endpoint_glob(service));
-                    (self.endpoints.resources(url), globs.collect())
+                    self.collections.iter().filter(empty).map(|service| endpoint_glob(service)).collect()
                 }
                 Kind::Service => {
                     let aliases = self.asked.absent().map(address_alias);
-                    (self.services.resources(url), aliases.chain(self.absent.iter().cloned()).collect())
+                    aliases.chain(self.absent.iter().cloned()).collect()
                 }
             };
+            let resources = self.table(kind).resources(url);
             DeltaDiscoveryResponse { type_url: url.into(), resources, removed_resources, ..Default::default() }
         };
         // A shared proxy is asked about addresses too, but knows them all.
@@ -266,12 +265,7 @@ impl State {
 
     /// Number of resources of a type that are held.
     pub(crate) fn held(&self, kind: Kind) -> usize {
-        match kind {
-            Kind::Trust => self.trust.len(),
-            Kind::Inbound => self.inbounds.len(),
-            Kind::Endpoint => self.endpoints.len(),
-            Kind::Service => self.services.len(),
-        }
+        self.table(kind).len()
     }
 
     /// Resources whose newest version isn't usable.
@@ -284,11 +278,24 @@ impl State {
     }
 
     fn versions(&self, kind: Kind) -> HashMap<String, String> {
+        self.table(kind).versions()
+    }
+
+    fn table(&self, kind: Kind) -> &dyn Versions {
         match kind {
-            Kind::Trust => self.trust.versions(),
-            Kind::Inbound => self.inbounds.versions(),
-            Kind::Endpoint => self.endpoints.versions(),
-            Kind::Service => self.services.versions(),
+            Kind::Trust => &self.trust,
+            Kind::Inbound => &self.inbounds,
+            Kind::Endpoint => &self.endpoints,
+            Kind::Service => &self.services,
+        }
+    }
+
+    fn table_mut(&mut self, kind: Kind) -> &mut dyn Versions {
+        match kind {
+            Kind::Trust => &mut self.trust,
+            Kind::Inbound => &mut self.inbounds,
+            Kind::Endpoint => &mut self.endpoints,
+            Kind::Service => &mut self.services,
         }
     }
 

@@ -102,6 +102,11 @@ impl Trials {
         trials
     }
 
+    /// Whether there is none of any kind.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// How many are on trial.
     pub(crate) fn running(&self) -> usize {
         self.records.values().filter(|record| record.running).count()
@@ -116,7 +121,7 @@ impl Trials {
         Records { workload: workload.into(), records: self.records.values().cloned().collect(), young: self.young }
     }
 
-    /// Puts versions on trial. Says whether any was that wasn't.
+    /// Puts versions on trial, but for those in quarantine. Says whether any is now.
     pub(crate) fn begin(&mut self, versions: impl Iterator<Item = (Key, String)>, now: Instant) -> bool {
         let mut begun = Vec::new();
         for (key, version) in versions {

@@ -13,7 +13,7 @@ use outrigger_wire::proto::{
 use prost::Message;
 use tokio::time::Instant;
 
-use super::{Kind, MAX_REFUSALS, State, WARM_UP, aliased, service_of};
+use super::{Kind, MAX_REFUSALS, State, Versions, WARM_UP, aliased, service_of};
 use crate::{Role, poison};
 
 /// (name, reason) of a resource that isn't taken.

@@ -30,6 +30,23 @@ struct Before {
     body: Vec<u8>,
 }
 
+/// What a table is asked without regard to what its resources are.
+pub(crate) trait Versions {
+    /// Of what is held.
+    fn version(&self, name: &str) -> Option<&str>;
+    fn len(&self) -> usize;
+    /// For `initial_resource_versions`.
+    fn versions(&self) -> HashMap<String, String>;
+    /// As they were served, for the disk.
+    fn resources(&self, url: &str) -> Vec<Resource>;
+    /// As the versions before those on trial were served.
+    fn before(&self, url: &str) -> Vec<Resource>;
+    /// This is to go back to, should what is held die on trial.
+    fn set_before(&mut self, before: Resource);
+    /// What is held is no longer on trial.
+    fn prove(&mut self, name: &str);
+}
+
 // === impl Table ===
 
 impl<T> Default for Table<T> {
@@ -75,17 +92,8 @@ impl<T> Table<T> {
         }
     }
 
-    /// Of what is held.
-    pub(crate) fn version(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|held| held.version.as_str())
-    }
-
     pub(crate) fn get(&self, name: &str) -> Option<&Held<T>> {
         self.0.get(name)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Held<T>)> {
@@ -106,34 +114,39 @@ impl<T> Table<T> {
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
         self.0.retain(|name, _| keep(name));
     }
+}
 
-    /// For `initial_resource_versions`.
-    pub(crate) fn versions(&self) -> HashMap<String, String> {
+impl<T> Versions for Table<T> {
+    fn version(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|held| held.version.as_str())
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn versions(&self) -> HashMap<String, String> {
         let served = self.0.iter().filter(|(_, held)| !held.version.is_empty());
         served.map(|(name, held)| (name.clone(), held.version.clone())).collect()
     }
 
-    /// As they were served, for the disk.
-    pub(crate) fn resources(&self, url: &str) -> Vec<Resource> {
+    fn resources(&self, url: &str) -> Vec<Resource> {
         let resource = |(name, held): (&String, &Held<T>)| served(url, name, &held.version, &held.aliases, &held.body);
         self.0.iter().map(resource).collect()
     }
 
-    /// As the versions before those on trial were served.
-    pub(crate) fn before(&self, url: &str) -> Vec<Resource> {
+    fn before(&self, url: &str) -> Vec<Resource> {
         let before = self.0.iter().filter_map(|(name, held)| Some((name, held.before.as_ref()?)));
         before.map(|(name, it)| served(url, name, &it.version, &it.aliases, &it.body)).collect()
     }
 
-    /// This is to go back to, should what is held die on trial.
-    pub(crate) fn set_before(&mut self, Resource { version, resource, name, aliases, .. }: Resource) {
+    fn set_before(&mut self, Resource { version, resource, name, aliases, .. }: Resource) {
         if let (Some(held), Some(Any { value: body, .. })) = (self.0.get_mut(&name), resource) {
             held.before = Some(Box::new(Before { version, aliases, body }));
         }
     }
 
-    /// What is held is no longer on trial.
-    pub(crate) fn prove(&mut self, name: &str) {
+    fn prove(&mut self, name: &str) {
         if let Some(held) = self.0.get_mut(name) {
             held.before = None;
         }
