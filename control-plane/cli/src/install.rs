@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE};
 use tokio::time::sleep;
 
@@ -85,26 +86,34 @@ pub(crate) fn run(kind: Kind, options: &Options, flags: &cluster::Options) -> Re
     })
 }
 
-/// Waits until the earlier controllers have gone. Helm doesn't: they answer API servers a few seconds longer, and would put
-/// their own version's proxies into pods that are made right now.
+/// Waits until the earlier controllers have gone. Helm doesn't: it is content once there are enough new ones, and those before
+/// answer API servers a few seconds longer. They would put their own version's proxies into pods that are made right now.
 async fn replaced(cluster: &Cluster) -> Result<()> {
     let _progress = Progress::start("waiting for the earlier controllers to go");
     let until = Instant::now() + PATIENCE;
     loop {
+        // In this order: once none of the earlier ones is counted any more, they are seen to end.
+        let deployment = cluster::found(cluster.of::<Deployment>(SYSTEM_NAMESPACE).get(CONTROLLER_NAME).await)?;
         let pods = cluster.pods_of(SYSTEM_NAMESPACE, CONTROLLER_NAME).await?.unwrap_or_default();
-        let leaving: Vec<_> =
-            pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()).map(pods::name).collect();
-        if leaving.is_empty() {
-            return Ok(());
-        }
+        let Some(left) = left(&deployment.unwrap_or_default(), &pods) else { return Ok(()) };
         if Instant::now() > until {
-            eprintln!(
-                "still ending: {}. Until they are gone, new pods may get proxies of the version before.",
-                leaving.join(", ")
-            );
+            eprintln!("still there: {left}. Until they are gone, new pods may get proxies of the version before.");
             return Ok(());
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// The controllers that were there before this Deployment's template was what it is now.
+fn left(deployment: &Deployment, pods: &[Pod]) -> Option<String> {
+    let leaving: Vec<_> = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()).map(pods::name).collect();
+    let status = deployment.status.clone().unwrap_or_default();
+    let unseen = status.observed_generation < deployment.metadata.generation;
+    let earlier = status.replicas.unwrap_or_default() - status.updated_replicas.unwrap_or_default();
+    match (leaving.is_empty(), unseen || earlier > 0) {
+        (true, false) => None,
+        (false, _) => Some(leaving.join(", ")),
+        (true, true) => Some(format!("{} controllers of the version before", earlier.max(1))),
     }
 }
 
@@ -137,6 +146,12 @@ fn args(kind: Kind, options: &Options, chart: &std::path::Path) -> Vec<std::ffi:
 mod tests {
     use std::path::Path;
 
+    use k8s_openapi::{
+        apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+        jiff::Timestamp,
+    };
+    use serde_json::json;
+
     use super::*;
 
     fn options() -> Options {
@@ -154,6 +169,34 @@ mod tests {
     fn joined(kind: Kind, options: &Options) -> String {
         let args = args(kind, options, Path::new("/c"));
         args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn controllers_of_the_version_before_are_waited_for() {
+        let deployment = |generation: i64, replicas: i32, updated: i32| -> Deployment {
+            serde_json::from_value(json!({
+                "metadata": { "generation": 2 },
+                "status": { "observedGeneration": generation, "replicas": replicas, "updatedReplicas": updated },
+            }))
+            .unwrap()
+        };
+        let named = |name: &str| Pod {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            ..Pod::default()
+        };
+        let mut ending = named("old");
+        ending.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+        let none = "controllers of the version before";
+        for (deployment, pods, wanted) in [
+            (deployment(2, 2, 2), vec![named("new")], None),
+            (deployment(2, 2, 2), vec![named("new"), ending.clone()], Some("old".to_owned())),
+            // Helm is content with this: both new ones are ready.
+            (deployment(2, 3, 2), vec![named("new"), named("old")], Some(format!("1 {none}"))),
+            (deployment(1, 2, 2), vec![named("old")], Some(format!("1 {none}"))),
+            (deployment(2, 3, 2), vec![ending], Some("old".to_owned())),
+        ] {
+            assert_eq!(left(&deployment, &pods), wanted);
+        }
     }
 
     #[test]

@@ -185,7 +185,8 @@ impl Mesh {
             let authority = Arc::clone(&authority);
             async move { root.follow(loaded.data, &authority, |news| roots.tell(&authority, news)).await }
         });
-        let mut webhook = tokio::spawn(self.webhook(injector).run(ports.webhook, shown, self.end.clone()));
+        let stop = webhook::Stop { drain: self.observed.stop.clone(), end: self.end.clone() };
+        let mut webhook = tokio::spawn(self.webhook(injector).run(ports.webhook, shown, stop));
         let source = {
             let (client, sinks, watches) = (self.client.clone(), outputs.sinks, outputs.watches);
             async move {

@@ -87,6 +87,30 @@ pub(crate) struct Sources {
 /// A status, and text or JSON.
 type Page = Response<Full<Bytes>>;
 
+/// When to stop, in two steps.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop {
+    /// Whoever comes is still answered, once: API servers keep their connections, and should find another replica.
+    pub(crate) drain: CancellationToken,
+    pub(crate) end: CancellationToken,
+}
+
+// === impl Stop ===
+
+impl Stop {
+    /// Is over when a connection is to take no more requests. While draining, it is left its first, which cancels `asked`.
+    async fn of_connection(&self, asked: &CancellationToken) {
+        let drained = async {
+            self.drain.cancelled().await;
+            asked.cancelled().await;
+        };
+        tokio::select! {
+            () = drained => {}
+            () = self.end.cancelled() => {}
+        }
+    }
+}
+
 // === impl Webhook ===
 
 impl Webhook {
@@ -96,15 +120,15 @@ impl Webhook {
         Arc::new(Self { client, config, namespaces, derived, acks, reviews, admissions, bodies, judges })
     }
 
-    /// Serves until `stop`, then drains.
+    /// Serves until the end, then drains.
     pub(crate) async fn run(
         self: Arc<Self>,
         listener: TcpListener,
         certificate: Arc<WebhookCertificate>,
-        stop: CancellationToken,
+        stop: Stop,
     ) -> Result<()> {
         let tls = Arc::new(Tls::new(certificate, &[b"h2", b"http/1.1"])?);
-        listener::accept(listener, stop.clone(), |stream, peer| {
+        listener::accept(listener, stop.end.clone(), |stream, peer| {
             let (webhook, tls, stop) = (Arc::clone(&self), Arc::clone(&tls), stop.clone());
             async move { webhook.serve(stream, peer, &tls, stop).await }
         })
@@ -112,10 +136,10 @@ impl Webhook {
         Ok(())
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, tls: &Tls, stop: CancellationToken) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, tls: &Tls, stop: Stop) {
         let stream = tokio::select! {
             stream = tls.handshake(stream, peer) => stream,
-            () = stop.cancelled() => None,
+            () = stop.end.cancelled() => None,
         };
         let Some(stream) = stream else { return };
         let asked = CancellationToken::new();
@@ -141,7 +165,7 @@ impl Webhook {
         let ended = tokio::select! {
             ended = &mut connection => ended,
             () = listener::silence(&asked) => return tracing::debug!(%peer, "nothing was asked for in time"),
-            () = stop.cancelled() => {
+            () = stop.of_connection(&asked) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

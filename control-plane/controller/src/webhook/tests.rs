@@ -34,7 +34,7 @@ struct Port {
     webhook: Arc<Webhook>,
     namespaces: watch::Sender<Store<Namespace>>,
     derived: watch::Sender<Option<Arc<Derived>>>,
-    stop: CancellationToken,
+    stop: Stop,
     task: JoinHandle<Result<()>>,
 }
 
@@ -90,7 +90,7 @@ impl Port {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
+        let stop = Stop { drain: CancellationToken::new(), end: CancellationToken::new() };
         let certificate = WebhookCertificate::new(own, files).unwrap();
         tokio::spawn(Arc::clone(&certificate).keep_fresh());
         let task = tokio::spawn(Arc::clone(&webhook).run(listener, certificate, stop.clone()));
@@ -288,8 +288,35 @@ async fn http2_is_spoken_too() {
         (StatusCode::OK, &"application/json".parse().unwrap())
     );
     // A port that is told to stop ends idle connections, and itself.
-    port.stop.cancel();
+    port.stop.end.cancel();
     port.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_draining_replica_answers_but_keeps_nobody() {
+    let port = Port::open().await;
+    port.know("shop", &[("outrigger.dev/mode", "shared")]);
+    let request = || {
+        let body = Full::<Bytes>::from(pod("shop").to_string());
+        Request::post(format!("https://{SERVICE}/inject")).body(body).unwrap()
+    };
+    let connect = async || {
+        let stream = TokioIo::new(port.connect(SERVICE, b"h2").await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        (sender, tokio::spawn(connection))
+    };
+    // One that was asked something, and one that is there and hasn't been.
+    let (mut asked, asked_connection) = connect().await;
+    assert_eq!(asked.send_request(request()).await.unwrap().status(), StatusCode::OK);
+    let (mut new, new_connection) = connect().await;
+    port.stop.drain.cancel();
+    asked_connection.await.unwrap().unwrap();
+    // Those whom nobody has told that it goes come yet.
+    let (mut late, late_connection) = connect().await;
+    for (sender, connection) in [(&mut new, new_connection), (&mut late, late_connection)] {
+        assert_eq!(sender.send_request(request()).await.unwrap().status(), StatusCode::OK);
+        connection.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
