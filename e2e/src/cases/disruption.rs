@@ -17,6 +17,7 @@ use crate::{
     raw::{PATIENCE, Wire, every},
 };
 
+mod kills;
 mod poison;
 mod routes;
 
@@ -30,6 +31,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/bad-yaml", run: bad_yaml },
     Case { name: "disruption/poison", run: poison::poison },
     Case { name: "disruption/rules-flushed", run: rules_flushed },
+    Case { name: "disruption/100-kills", run: kills::hundred },
 ];
 
 const CALLER: &str = "shop/caller";

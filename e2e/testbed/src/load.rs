@@ -111,6 +111,11 @@ impl Load {
         Samples(self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
+    /// How many calls have been reported so far.
+    pub fn count(&self) -> usize {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Reported so far, of what was due at `from` or later. Cheaper than all when asked often.
     pub fn since(&self, from: u64) -> Samples {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
