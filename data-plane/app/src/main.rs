@@ -6,6 +6,7 @@ mod runtime;
 mod settings;
 mod shared;
 mod sidecar;
+mod taste;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,9 @@ enum Mode {
     Shared(Box<Settings>),
     /// Captures a pod's traffic by nftables rules, then ends.
     Redirect(redirect::Args),
+    /// Takes configuration in for a shared proxy, to see whether one survives that
+    #[command(hide = true)]
+    Taste,
 }
 
 #[derive(Debug, clap::Args)]
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         }
         Mode::Shared(settings) => runtime::run(*settings, shared::run),
         Mode::Redirect(args) => redirect::run(&args),
+        Mode::Taste => taste::run(),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -74,6 +74,8 @@ impl Settings {
             workload: self.workload.clone(),
             state_dir: self.state_dir.clone(),
             zone: self.zone.clone(),
+            // The pool carries everybody: it is the last to die of anything.
+            taster: (role == Role::Shared).then(|| "/proc/self/exe".into()),
             mark: self.mark,
         }
     }

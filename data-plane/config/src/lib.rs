@@ -17,10 +17,12 @@ mod saved;
 mod state;
 mod status;
 mod stream;
+mod taster;
 mod trial;
 
 use state::State;
 pub use status::{CertificateStatus, ClientStatus, Refusal, Status};
+pub use taster::taste;
 
 /// What a proxy is for; decides what it subscribes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Bootstrap {
     pub state_dir: Option<PathBuf>,
     /// Locality of this proxy; "" if it isn't known.
     pub zone: String,
+    /// A program whose mode `taste` calls [`taste`]: new configuration is tried there first. `None` tries nothing.
+    pub taster: Option<PathBuf>,
     /// SO_MARK of the connection to the controller; the pod's redirection lets it pass.
     pub mark: Option<u32>,
 }

@@ -33,6 +33,7 @@ use crate::{
     client::{self, ConnectError},
     saved::{self, SavedConfig},
     state::State,
+    taster::Taster,
     trial::Records,
 };
 
@@ -88,6 +89,7 @@ struct Client {
     told_to_end: Option<End>,
     /// Versions are to be had that were in quarantine when they came.
     released: bool,
+    taster: Option<Taster>,
 }
 
 /// When a process is told to end.
@@ -125,6 +127,7 @@ pub(crate) async fn run(
         tokio::spawn(save(path, saved));
         saver
     });
+    let taster = bootstrap.taster.clone().map(Taster::new);
     let mut client = Client {
         bootstrap,
         store,
@@ -136,6 +139,7 @@ pub(crate) async fn run(
         saver,
         told_to_end: Some(told_to_end),
         released: false,
+        taster,
     };
     let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
     loop {
@@ -216,6 +220,7 @@ impl Client {
         tracing::info!(controller = self.bootstrap.controller, "xDS stream is open");
         loop {
             let arrived = self.respond(&mut requests, &mut responses).await?;
+            self.taste(&arrived).await;
             if self.told_to_end.is_some() && self.state.begin_trials(&arrived, Instant::now()) {
                 note_trials(&self.bootstrap, &self.state);
             }
@@ -228,6 +233,19 @@ impl Client {
             }
             requests.send(applied.reply).await?;
         }
+    }
+
+    /// Quarantines what another process has died of.
+    async fn taste(&mut self, arrived: &DeltaDiscoveryResponse) {
+        let Some(mut taster) = self.taster.take() else { return };
+        if let Some(new) = self.state.untried(arrived) {
+            let deadly = self.meanwhile(taster.deadly(new)).await;
+            if !deadly.is_empty() {
+                self.state.condemn(&arrived.type_url, deadly, SystemTime::now());
+                note_trials(&self.bootstrap, &self.state);
+            }
+        }
+        self.taster = Some(taster);
     }
 
     /// Connects and subscribes anew to everything that is wanted.

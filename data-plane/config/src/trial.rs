@@ -45,6 +45,9 @@ pub(crate) struct Record {
     /// It was taken in by a process that was about to die anyhow.
     #[prost(bool, tag = "8")]
     excused: bool,
+    /// Not this proxy died of it but a process that tried it first.
+    #[prost(bool, tag = "9")]
+    tasted: bool,
 }
 
 /// As they are on disk.
@@ -92,7 +95,7 @@ impl Trials {
             let Some(kind) = Kind::from_url(&record.type_url) else { continue };
             let key = (kind, record.name.clone());
             if std::mem::take(&mut record.running) && !record.excused {
-                record.deaths += 1;
+                (record.deaths, record.tasted) = (record.deaths + 1, false);
                 if record.deaths >= DEATHS && can_go_back(&key, &record.version) {
                     record.quarantine(wall);
                 }
@@ -125,13 +128,10 @@ impl Trials {
     pub(crate) fn begin(&mut self, versions: impl Iterator<Item = (Key, String)>, now: Instant) -> bool {
         let mut begun = Vec::new();
         for (key, version) in versions {
-            let record = self.records.entry(key.clone()).or_default();
-            if record.version != version {
-                let (type_url, name) = (key.0.url().into(), key.1.clone());
-                *record = Record { type_url, name, version, ..Record::default() };
-            }
+            let restless = self.restless;
+            let record = self.record(&key, version);
             if record.quarantined_until == 0 {
-                (record.running, record.excused) = (true, self.restless);
+                (record.running, record.excused) = (true, restless);
                 begun.push(key);
             }
         }
@@ -140,6 +140,13 @@ impl Trials {
             self.ends.push_back((now + TRIAL, begun));
         }
         any
+    }
+
+    /// Quarantines a version that a process has died of, or hung with, that tried it first.
+    pub(crate) fn condemn(&mut self, key: &Key, version: String, wall: SystemTime) {
+        let record = self.record(key, version);
+        record.tasted = true;
+        record.quarantine(wall);
     }
 
     /// When [`prove`](Self::prove) is due.
@@ -169,7 +176,7 @@ impl Trials {
         self.young = false;
         self.records.retain(|_, record| {
             record.running = false;
-            record.deaths > 0
+            record.deaths > 0 || record.quarantined_until > 0
         });
     }
 
@@ -187,6 +194,15 @@ impl Trials {
     /// All that are in quarantine, and why.
     pub(crate) fn quarantined(&self) -> impl Iterator<Item = (&Key, String)> {
         self.records.iter().filter_map(|(key, record)| Some((key, record.refusal()?)))
+    }
+
+    fn record(&mut self, key: &Key, version: String) -> &mut Record {
+        let record = self.records.entry(key.clone()).or_default();
+        if record.version != version {
+            let (type_url, name) = (key.0.url().into(), key.1.clone());
+            *record = Record { type_url, name, version, ..Record::default() };
+        }
+        record
     }
 
     /// When the next quarantine is over.
@@ -219,12 +235,15 @@ impl Record {
     }
 
     fn refusal(&self) -> Option<String> {
-        let deaths = self.deaths;
+        let why = if self.tasted {
+            "a process that tried it died or hung".to_owned()
+        } else {
+            format!("the proxy died {} times within {} s of taking it", self.deaths, TRIAL.as_secs())
+        };
         (self.quarantined_until > 0).then(|| {
             format!(
-                "quarantined: the proxy died {deaths} times within {} s of taking it. The version before stays in force; \
-                 change the object, or it is tried again in some minutes",
-                TRIAL.as_secs()
+                "quarantined: {why}. The version before stays in force; change the object, or it is tried again in some \
+                 minutes"
             )
         })
     }

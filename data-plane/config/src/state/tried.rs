@@ -56,11 +56,34 @@ impl State {
     /// Puts on trial what is new in a response. Says whether anything is.
     pub(crate) fn begin_trials(&mut self, response: &DeltaDiscoveryResponse, now: Instant) -> bool {
         let Some(kind) = Kind::from_url(&response.type_url).filter(|kind| TRIED.contains(kind)) else { return false };
-        let table = self.table(kind);
-        let is_new = |it: &&Resource| it.resource.is_some() && table.version(&it.name) != Some(it.version.as_str());
-        let new = response.resources.iter().filter(is_new).map(|it| ((kind, it.name.clone()), it.version.clone()));
+        let new = self.news(kind, response).map(|it| ((kind, it.name.clone()), it.version.clone()));
         let new: Vec<_> = new.collect();
         self.trials.begin(new.into_iter(), now)
+    }
+
+    /// The part of a response that would be put on trial.
+    pub(crate) fn untried(&self, response: &DeltaDiscoveryResponse) -> Option<DeltaDiscoveryResponse> {
+        let kind = Kind::from_url(&response.type_url).filter(|kind| TRIED.contains(kind))?;
+        let new = self.news(kind, response).filter(|it| self.trials.refusal(kind, it).is_none()).cloned();
+        let (type_url, resources) = (response.type_url.clone(), new.collect::<Vec<_>>());
+        let untried = DeltaDiscoveryResponse { type_url, resources, ..DeltaDiscoveryResponse::default() };
+        (!untried.resources.is_empty()).then_some(untried)
+    }
+
+    /// Quarantines what another process has died of.
+    pub(crate) fn condemn(&mut self, type_url: &str, deadly: Vec<Resource>, wall: SystemTime) {
+        let Some(kind) = Kind::from_url(type_url) else { return };
+        for resource in deadly {
+            self.trials.condemn(&(kind, resource.name), resource.version, wall);
+        }
+    }
+
+    /// What of a response isn't what is held.
+    fn news<'r>(&self, kind: Kind, response: &'r DeltaDiscoveryResponse) -> impl Iterator<Item = &'r Resource> {
+        let table = self.table(kind);
+        let is_new =
+            move |it: &&Resource| it.resource.is_some() && table.version(&it.name) != Some(it.version.as_str());
+        response.resources.iter().filter(is_new)
     }
 
     /// Ends the trials that are over.

@@ -47,6 +47,7 @@ pub(crate) fn bootstrap(dir: &Path, controller: &str) -> Bootstrap {
         workload: "shop/front".into(),
         state_dir: Some(dir.into()),
         zone: "z1".into(),
+        taster: None,
         mark: None,
     }
 }

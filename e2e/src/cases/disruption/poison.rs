@@ -1,4 +1,5 @@
-//! An object that kills every sidecar that takes it in: each dies of it twice, and goes on with the version before.
+//! An object that kills every proxy that takes it in: a sidecar dies of it twice and goes on with the version before, a shared
+//! proxy has another process die in its place.
 
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use serde_json::Value;
 use super::{CALLER, answered_by, load, mesh_of, route};
 use crate::raw::PATIENCE;
 
+const SWITCH: &str = "OUTRIGGER_TEST_POISON";
 const POISON: &str = "hemlock";
+const SHARED: &str = "outrigger-system/shared-0";
 /// A trial takes ten seconds.
 const TRIAL: Duration = Duration::from_secs(30);
 /// A guard doesn't trust a sidecar at once that has died twice.
@@ -21,12 +24,18 @@ const TRUST: Duration = Duration::from_secs(60);
 
 pub(super) fn poison(machine: &Machine) -> Result<()> {
     let mut caller = PodSpec::new(CALLER);
-    caller.env.insert("OUTRIGGER_TEST_POISON".to_owned(), POISON.to_owned());
+    caller.env.insert(SWITCH.to_owned(), POISON.to_owned());
     let mut mesh = mesh_of(machine, caller)?;
+    let shared = mesh.pod_mut(SHARED)?;
+    shared.set_env(SWITCH, POISON);
+    shared.kill_sidecar()?;
+    shared.start_sidecar()?;
+    shared.wait_ready()?;
+    let before = pid(&mut mesh)?;
     let from = mesh.write("route.yaml", &route("v1"))?;
     let load = load(&mesh, 200, false, 20)?;
     answered_by(&load, "v1", from)?;
-    wait_until("the end of the first trial", TRIAL, || status(&mesh).is_some_and(|it| it["on_trial"] == 0))?;
+    wait_until("the end of the first trial", TRIAL, || status(&mesh, CALLER).is_some_and(|it| it["on_trial"] == 0))?;
 
     mesh.write("route.yaml", &poisonous("v2"))?;
     for death in ["first", "second"] {
@@ -34,20 +43,30 @@ pub(super) fn poison(machine: &Machine) -> Result<()> {
             let sidecar = mesh.pod_mut(CALLER).ok().and_then(|pod| pod.sidecar.as_mut());
             sidecar.is_some_and(|process| !process.is_running())
         })?;
+        // Meanwhile the shared proxy carries, by the version before: it is as deadly for it.
+        let carried = now_us();
+        let answered = |version: &str| load.since(carried).ok().filter(|sample| sample.version == version).count();
+        wait_until("calls by the shared proxy", PATIENCE, || answered("v1") > 20)?;
+        ensure!(answered("v2") == 0, "the shared proxy took in what nobody survives");
         mesh.pod_mut(CALLER)?.start_sidecar()?;
     }
     mesh.pod_mut(CALLER)?.wait_ready()?;
     let refused = |it: Value| it["refusals"].to_string().contains("quarantined");
-    wait_until("a quarantine", PATIENCE, || status(&mesh).is_some_and(refused))?;
-    wait_until("the quarantine at the controller", PATIENCE, || proxies(&mesh).contains("quarantined"))?;
-    // Its own configuration is the one before; the shared proxy, which nothing has killed, had the newer one.
+    for pod in [CALLER, SHARED] {
+        wait_until(&format!("a quarantine at {pod}"), PATIENCE, || status(&mesh, pod).is_some_and(refused))?;
+    }
+    let both = || proxies(&mesh).matches("quarantined").count() == 2;
+    wait_until("both quarantines at the controller", PATIENCE, both)?;
+    ensure!(pid(&mut mesh)? == before, "the shared proxy died");
     let begin = now_us();
     let by_sidecar = || load.since(begin).ok().any(|sample| sample.version == "v1");
     wait_until("calls by the sidecar, with the version before", TRUST, by_sidecar)?;
 
     let mended = mesh.write("route.yaml", &route("v3"))?;
     answered_by(&load, "v3", mended)?;
-    wait_until("nothing refused", PATIENCE, || status(&mesh).is_some_and(|it| it["refusals"] == Value::Array(vec![])))?;
+    let none = |it: Value| it["refusals"] == Value::Array(vec![]);
+    wait_until("nothing refused", PATIENCE, || [CALLER, SHARED].iter().all(|pod| status(&mesh, pod).is_some_and(none)))?;
+    ensure!(pid(&mut mesh)? == before, "the shared proxy died");
     let samples = load.finish()?;
     println!("        {} calls: {:?}", samples.len(), samples.by_outcome());
     // What was under way in the two that died.
@@ -63,8 +82,15 @@ fn poisonous(version: &str) -> String {
     )
 }
 
-fn status(mesh: &Mesh) -> Option<Value> {
-    let page = probe::get(&mesh.pod(CALLER).ok()?.namespace, ports::ADMIN, "/config_dump").ok()?;
+/// Of the shared proxy, which has to be alive.
+fn pid(mesh: &mut Mesh) -> Result<u32> {
+    let process = mesh.pod_mut(SHARED)?.sidecar.as_mut().context("no shared proxy")?;
+    ensure!(process.is_running(), "the shared proxy is dead");
+    Ok(process.pid())
+}
+
+fn status(mesh: &Mesh, pod: &str) -> Option<Value> {
+    let page = probe::get(&mesh.pod(pod).ok()?.namespace, ports::ADMIN, "/config_dump").ok()?;
     serde_json::from_str::<Value>(&page.body).ok().map(|mut dump| dump["status"].take())
 }
 
