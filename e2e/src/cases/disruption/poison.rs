@@ -65,7 +65,9 @@ pub(super) fn poison(machine: &Machine) -> Result<()> {
     let mended = mesh.write("route.yaml", &route("v3"))?;
     answered_by(&load, "v3", mended)?;
     let none = |it: Value| it["refusals"] == Value::Array(vec![]);
-    wait_until("nothing refused", PATIENCE, || [CALLER, SHARED].iter().all(|pod| status(&mesh, pod).is_some_and(none)))?;
+    wait_until("nothing refused", PATIENCE, || {
+        [CALLER, SHARED].iter().all(|pod| status(&mesh, pod).is_some_and(none))
+    })?;
     ensure!(pid(&mut mesh)? == before, "the shared proxy died");
     let samples = load.finish()?;
     println!("        {} calls: {:?}", samples.len(), samples.by_outcome());
