@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod kills;
+mod nobody;
 mod poison;
 mod routes;
 
@@ -32,6 +33,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/poison", run: poison::poison },
     Case { name: "disruption/rules-flushed", run: rules_flushed },
     Case { name: "disruption/100-kills", run: kills::hundred },
+    Case { name: "disruption/no-proxy-left", run: nobody::nobody },
 ];
 
 const CALLER: &str = "shop/caller";
