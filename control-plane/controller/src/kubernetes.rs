@@ -11,6 +11,7 @@ use outrigger_kube::{
     cluster::{self, Derived, Namespace, Sinks, Store, WatchStatus},
     leader,
     lease::Leadership,
+    trusted::{TrustCount, Trusted},
     unmeshed,
 };
 use outrigger_webhook::InjectorConfig;
@@ -183,7 +184,15 @@ impl Mesh {
         followers.spawn(Arc::clone(&shown).keep_fresh());
         followers.spawn({
             let authority = Arc::clone(&authority);
-            async move { root.follow(loaded.data, &authority, |news| roots.tell(&authority, news)).await }
+            let known = Arc::new(self.known_roots(roots.pem.subscribe()));
+            let missing = move || {
+                let known = Arc::clone(&known);
+                async move {
+                    let counted = known.count().await;
+                    counted.map_or_else(|| Some("nothing is served yet".to_owned()), Trusted::missing)
+                }
+            };
+            async move { root.follow(loaded.data, &authority, |news| roots.tell(&authority, news), missing).await }
         });
         let stop = webhook::Stop { drain: self.observed.stop.clone(), end: self.end.clone() };
         let mut webhook = tokio::spawn(self.webhook(injector).run(ports.webhook, shown, stop));
@@ -226,6 +235,12 @@ impl Mesh {
             reviews: Arc::clone(&self.reviews),
             admissions: Arc::clone(&self.admissions),
         })
+    }
+
+    fn known_roots(&self, pem: watch::Receiver<Arc<str>>) -> TrustCount {
+        let own = self.of.pod_name.clone().unwrap_or_default();
+        let (token, holdings) = (self.of.token.clone(), Arc::clone(&self.observed.acks) as _);
+        TrustCount::new(self.client.clone(), own, pem, token, self.derived.clone(), holdings)
     }
 
     fn lead(

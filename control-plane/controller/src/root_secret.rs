@@ -27,8 +27,9 @@ const FURTHER: &str = "ca.crt";
 const RETRY: Duration = Duration::from_secs(2);
 /// Between two looks for changes.
 const LOOK: Duration = Duration::from_secs(30);
-/// From when another root is trusted here until it signs: the other replicas must have looked too, the trust bundle must
-/// have reached every pod (the kubelet takes up to two minutes), and the API server the webhooks' caBundle.
+/// From when another root is trusted here until it may sign: the other replicas must have looked too, the trust bundle must
+/// have reached every pod (the kubelet takes up to two minutes), and the API server the webhooks' caBundle. Nobody
+/// acknowledges these; proxies do, and are waited for as long as it takes.
 const SETTLE: Duration = Duration::from_secs(180);
 /// For one call.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,17 +129,35 @@ impl RootSecret {
         Ok(Loaded { signer, data })
     }
 
-    /// Follows the Secret for ever: `data` is what `authority` was made from.
-    pub(crate) async fn follow(self, mut data: Data, authority: &Authority, news: impl Fn(News)) {
+    /// Follows the Secret for ever: `data` is what `authority` was made from. `missing` says why what is trusted here must not
+    /// sign yet.
+    pub(crate) async fn follow<M>(
+        self,
+        mut data: Data,
+        authority: &Authority,
+        news: impl Fn(News),
+        missing: impl Fn() -> M,
+    ) where
+        M: Future<Output = Option<String>>,
+    {
         let mut good = data.clone();
         let mut next: Option<(Instant, Signer)> = None;
         let mut gone = false;
+        let mut told = None;
         loop {
             time::sleep(LOOK).await;
-            if let Some((_, signer)) = next.take_if(|(due, _)| *due <= Instant::now()) {
-                authority.take_over(signer);
-                tracing::info!(secret = self.name, "what the Secret holds signs from now on");
-                news(News::Signs);
+            if next.as_ref().is_some_and(|(due, _)| *due <= Instant::now()) {
+                let missing = missing().await;
+                if missing.is_none()
+                    && let Some((_, signer)) = next.take()
+                {
+                    authority.take_over(signer);
+                    tracing::info!(secret = self.name, "what the Secret holds signs from now on");
+                    news(News::Signs);
+                } else if missing != told {
+                    tracing::warn!(secret = self.name, missing, "what the Secret holds doesn't sign yet");
+                }
+                told = missing;
             }
             let found = match self.get().await {
                 Ok(found) => found,

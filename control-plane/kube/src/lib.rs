@@ -19,6 +19,7 @@ pub mod pod;
 mod publish;
 pub mod slice;
 mod status;
+pub mod trusted;
 pub mod unmeshed;
 
 pub use outrigger_crds::Problem;

@@ -17,10 +17,10 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, api::ListParams};
 use outrigger_model::{
-    Affects, Effects, Holdings, MeshSnapshot,
+    Affects, Effects, Holdings, MeshSnapshot, Reach,
     held::{Answer, Counted, Marks, Question},
 };
-use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE, ports::WEBHOOK};
+use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE, ports::WEBHOOK, type_url};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
     net::TcpStream,
@@ -39,6 +39,8 @@ mod tests;
 
 /// Path of the page, on [`WEBHOOK`].
 pub const PATH: &str = "/peer/acks";
+/// Among objects: not one of them, but the roots that are served.
+pub(crate) const ROOTS: &str = "Trust";
 /// For one peer, from connecting to the last byte.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long addresses of others are good.
@@ -104,7 +106,9 @@ pub(crate) fn count(
     affects: &Affects,
     holdings: &dyn Holdings,
 ) -> BTreeMap<String, Counted> {
-    let effects: Vec<&Effects> = objects.iter().map(|object| affects.of(object)).collect();
+    let roots = Effects::from([(type_url::TRUST, Reach::All)]);
+    let effects = objects.iter().map(|object| if *object == ROOTS { &roots } else { affects.of(object) });
+    let effects: Vec<&Effects> = effects.collect();
     let mut marks = Marks::new(snapshot);
     let counted = holdings.held(snapshot, &effects).into_iter().zip(&effects);
     let counted = counted.map(|(held, effects)| Counted { mark: marks.of(effects), held });

@@ -262,8 +262,12 @@ async fn it_waits_for_the_api_server_and_for_people() {
 /// A replica that follows the Secret, and what it has told.
 struct Following {
     cluster: Cluster,
+    /// What the Secret held at first.
+    first: Value,
     authority: Arc<Authority>,
     told: Arc<Mutex<Vec<News>>>,
+    /// Why no new root must sign.
+    missing: Arc<Mutex<Option<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -275,14 +279,16 @@ impl Following {
         let root = cluster.root();
         let loaded = root.load().await.unwrap();
         let authority = Arc::new(Authority::new(loaded.signer));
-        let told = Arc::<Mutex<Vec<News>>>::default();
+        let (told, missing) = (Arc::<Mutex<Vec<News>>>::default(), Arc::<Mutex<Option<String>>>::default());
         let task = tokio::spawn({
-            let (authority, told) = (Arc::clone(&authority), Arc::clone(&told));
-            async move { root.follow(loaded.data, &authority, |news| told.lock().unwrap().push(news)).await }
+            let (authority, told, missing) = (Arc::clone(&authority), Arc::clone(&told), Arc::clone(&missing));
+            let missing = move || std::future::ready(missing.lock().unwrap().clone());
+            async move { root.follow(loaded.data, &authority, |news| told.lock().unwrap().push(news), missing).await }
         });
         // So that its first pause begins now.
         yield_now().await;
-        Self { cluster, authority, told, task }
+        let first = cluster.data();
+        Self { cluster, first, authority, told, missing, task }
     }
 
     async fn after(&self, seconds: u64) -> Vec<News> {
@@ -325,6 +331,29 @@ async fn a_new_root_is_trusted_at_once_and_signs_when_all_know_it() {
     // A new version of the same is no news.
     replica.cluster.put(&replica.cluster.data());
     assert_eq!(replica.after(300).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_root_signs_nothing_before_every_proxy_has_acknowledged_it() {
+    let replica = Following::new().await;
+    let old = replica.signs();
+    let behind = |missing: Option<&str>| *replica.missing.lock().unwrap() = missing.map(str::to_owned);
+    behind(Some("3 of 415 connected proxies haven't acknowledged it"));
+    replica.rotate(100);
+    assert_eq!(replica.after(31).await, [News::Trusted]);
+    assert_eq!(replica.after(3600).await, []);
+    assert_eq!(replica.signs(), old);
+    // Given up: what signed before is put back, and signs on.
+    let begun = replica.cluster.data();
+    replica.cluster.put(&replica.first);
+    assert_eq!(replica.after(60).await, []);
+    behind(None);
+    assert_eq!(replica.after(300).await, [News::Signs]);
+    assert_eq!(replica.signs(), old);
+    // Once more, and nobody is behind.
+    replica.cluster.put(&begun);
+    assert_eq!(replica.after(300).await, [News::Signs]);
+    assert_ne!(replica.signs(), old);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, convert::Infallible, net::Ipv4Addr};
 
 use hyper::{Response, server::conn::http1 as server, service::service_fn};
-use outrigger_model::{Held, Reach};
-use outrigger_wire::names::type_url::SERVICE;
+use outrigger_model::{Held, TypeSet};
+use outrigger_wire::names::type_url::{SERVICE, TRUST};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -136,6 +136,24 @@ async fn who_can_not_be_trusted_or_reached_is_not_counted() {
         let (_, unreachable) = peers.ask(&question()).await;
         assert_eq!(unreachable, expected, "{token} {port} {ready}");
     }
+}
+
+#[test]
+fn roots_can_be_asked_about_too() {
+    let (snapshot, affects) = view();
+    let proxies = Proxies::default();
+    proxies.set(Held { proxies: 2, current: 2, ..Held::default() });
+    let counted = count(&[ROOTS], &snapshot, &affects, &proxies).remove(ROOTS).unwrap();
+    assert_eq!(counted.held.proxies, 2);
+    let set = &snapshot.types[TRUST];
+    assert_eq!(counted.mark, Marks::new(&snapshot).of(&Effects::from([(TRUST, Reach::All)])));
+    // Other roots have another mark.
+    let mut others = MeshSnapshot::clone(&snapshot);
+    let mut changed = TypeSet::clone(set);
+    let (name, trust) = set.resources.iter().next().map(|(name, trust)| (name.clone(), trust.clone())).unwrap();
+    changed.resources.insert(name, Arc::new(outrigger_model::Resource { version: "other".into(), ..(*trust).clone() }));
+    others.types.insert(TRUST, Arc::new(changed));
+    assert_ne!(count(&[ROOTS], &others, &affects, &proxies)[ROOTS].mark, counted.mark);
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! How far the mesh's roots have come: whether every proxy that is connected to any replica has acknowledged those that are
+//! served now. Before that nothing may be signed by a new one.
+
+use std::{path::PathBuf, sync::Arc};
+
+use kube::Client;
+use outrigger_model::{
+    Holdings,
+    held::{Answer, Counted, Question},
+};
+use tokio::sync::watch;
+
+use crate::{
+    cluster::Derived,
+    peers::{self, Peers, ROOTS},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Counts here and at the other replicas.
+pub struct TrustCount {
+    peers: Peers,
+    derived: watch::Receiver<Option<Arc<Derived>>>,
+    holdings: Arc<dyn Holdings>,
+}
+
+/// What was counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trusted {
+    /// Connected proxies.
+    pub proxies: u32,
+    /// Those that have the roots in force that this replica serves.
+    pub current: u32,
+    /// Replicas that don't answer, or don't serve the same roots.
+    pub apart: usize,
+}
+
+// === impl TrustCount ===
+
+impl TrustCount {
+    /// `own` is the name of this replica's pod; `roots` (PEM) and the token are for calls to other replicas.
+    pub fn new(
+        client: Client,
+        own: String,
+        roots: watch::Receiver<Arc<str>>,
+        token_file: PathBuf,
+        derived: watch::Receiver<Option<Arc<Derived>>>,
+        holdings: Arc<dyn Holdings>,
+    ) -> Self {
+        Self { peers: Peers::new(client, own, roots, token_file), derived, holdings }
+    }
+
+    /// `None`: nothing is served yet.
+    pub async fn count(&self) -> Option<Trusted> {
+        let derived = self.derived.borrow().clone()?;
+        let holdings = Arc::clone(&self.holdings);
+        let own = tokio::task::spawn_blocking(move || {
+            peers::count(&[ROOTS], &derived.snapshot, &derived.affects, &*holdings).remove(ROOTS)
+        });
+        let question = Question { objects: vec![ROOTS.to_owned()] };
+        let (own, (answers, silent)) = tokio::join!(own, self.peers.ask(&question));
+        Some(Trusted::of(&own.ok().flatten()?, answers, silent))
+    }
+}
+
+// === impl Trusted ===
+
+impl Trusted {
+    fn of(own: &Counted, answers: Vec<Answer>, silent: usize) -> Self {
+        let mut trusted = Self { proxies: own.held.proxies, current: own.held.current, apart: silent };
+        for mut answer in answers {
+            match answer.objects.remove(ROOTS) {
+                Some(other) if other.mark == own.mark => {
+                    trusted.proxies += other.held.proxies;
+                    trusted.current += other.held.current;
+                }
+                // Other roots, or an earlier version that doesn't know the question.
+                _ => trusted.apart += 1,
+            }
+        }
+        trusted
+    }
+
+    /// What a new root still waits for; `None`: nothing.
+    pub fn missing(self) -> Option<String> {
+        let Self { proxies, current, apart } = self;
+        let behind = proxies.saturating_sub(current);
+        match (behind, apart) {
+            (0, 0) => None,
+            (0, apart) => {
+                Some(format!("{apart} replicas of the controller don't answer, or don't have the same roots yet"))
+            }
+            (behind, _) => Some(format!("{behind} of {proxies} connected proxies haven't acknowledged it")),
+        }
+    }
+}
