@@ -3,6 +3,7 @@
 //!
 //! `outrigger-e2e [FILTER]` runs the cases whose names contain FILTER.
 
+mod capture;
 mod cases;
 mod raw;
 

@@ -17,10 +17,15 @@ use crate::{
     raw::{PATIENCE, Wire, every},
 };
 
+mod clock;
+mod dns;
 mod kills;
+mod loss;
 mod nobody;
+mod overload;
 mod poison;
 mod routes;
+mod wire;
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/route-changes", run: routes::changes },
@@ -34,6 +39,13 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/rules-flushed", run: rules_flushed },
     Case { name: "disruption/100-kills", run: kills::hundred },
     Case { name: "disruption/no-proxy-left", run: nobody::nobody },
+    Case { name: "disruption/no-dns", run: dns::down },
+    Case { name: "disruption/loss", run: loss::loss },
+    Case { name: "disruption/resets", run: loss::resets },
+    Case { name: "disruption/overload", run: overload::overload },
+    Case { name: "disruption/kills-on-the-wire", run: wire::kills },
+    Case { name: "disruption/clocks", run: clock::differ },
+    Case { name: "disruption/no-authority", run: clock::no_authority },
 ];
 
 const CALLER: &str = "shop/caller";

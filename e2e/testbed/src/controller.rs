@@ -1,6 +1,7 @@
 //! The controller as a process of the machine's own namespace.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -25,9 +26,12 @@ pub struct Controller {
 // === impl Controller ===
 
 impl Controller {
-    pub(crate) fn start(dir: &Path) -> Result<Self> {
+    pub(crate) fn start(dir: &Path, wrapper: &[String]) -> Result<Self> {
         let log = fs::File::options().create(true).append(true).open(dir.join("controller.log"))?;
-        let mut child = Command::new(binary("outrigger-controller")?)
+        let line: Vec<_> = wrapper.iter().map(OsString::from).chain([binary("outrigger-controller")?.into()]).collect();
+        let (program, args) = line.split_first().context("a command")?;
+        let mut child = Command::new(program)
+            .args(args)
             .arg("--config-dir")
             .arg(dir.join("config"))
             .arg("--tokens")

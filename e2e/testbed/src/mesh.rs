@@ -92,7 +92,12 @@ impl Mesh {
 
     /// Starts the controller, or starts it again from its state.
     pub fn start_controller(&mut self) -> Result<()> {
-        let controller = Controller::start(&self.dir)?;
+        self.start_controller_by(&[])
+    }
+
+    /// The same by another program, whose arguments the controller's command line follows.
+    pub fn start_controller_by(&mut self, wrapper: &[String]) -> Result<()> {
+        let controller = Controller::start(&self.dir, wrapper)?;
         wait_until("the controller's first configuration", START, || {
             probe::get_here(controller.admin, "/readyz").is_ok_and(|page| page.status == 200)
         })?;
@@ -124,9 +129,14 @@ impl Mesh {
         Ok(start.elapsed())
     }
 
+    /// Of all controllers of this mesh, one after the other.
+    pub fn controller_log(&self) -> String {
+        fs::read_to_string(self.dir.join("controller.log")).unwrap_or_default()
+    }
+
     /// What every process said last, for failures.
     pub fn tails(&self) -> String {
-        let controller = fs::read_to_string(self.dir.join("controller.log")).unwrap_or_default();
+        let controller = self.controller_log();
         let lines: Vec<_> = controller.lines().collect();
         let mut text = format!("--- controller\n{}\n", lines[lines.len().saturating_sub(15)..].join("\n"));
         text.extend(self.pods.values().map(Pod::tails));

@@ -3,26 +3,14 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
-    os::fd::{AsRawFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::{
-    errno::Errno,
-    sys::{
-        socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt},
-        time::{TimeVal, TimeValLike},
-    },
-};
 use outrigger_testbed::{Machine, Mesh, PodSpec, Proxies, Spec, apps::store::GREETING, probe::wait_until};
 
 use super::question::{exchange, greeting};
+use crate::capture::Capture;
 
 const FRONT: &str = "shop/front";
 const VAULT: &str = "shop/vault";
@@ -48,12 +36,6 @@ spec:
   - {name: store, port: 6379, appProtocol: tcp}
 ";
 
-/// Everything that crosses the machine's bridge.
-struct Capture {
-    stop: Arc<AtomicBool>,
-    reader: JoinHandle<Result<Vec<u8>>>,
-}
-
 pub(super) fn strict_refuses(machine: &Machine) -> Result<()> {
     let mut mesh = start(machine, "Permissive")?;
     open_to(&mesh, DAVE, "permissive")?;
@@ -77,7 +59,7 @@ pub(super) fn strict_refuses(machine: &Machine) -> Result<()> {
 
 pub(super) fn nothing_on_the_wire(machine: &Machine) -> Result<()> {
     let mut mesh = start(machine, "Permissive")?;
-    let capture = Capture::start()?;
+    let capture = Capture::start(Vec::new(), |all: &mut Vec<u8>, packet| all.extend_from_slice(packet))?;
     let mut hidden = Vec::new();
     for (state, kill) in [("sidecars", None), ("no-caller", Some(FRONT)), ("neither", Some(VAULT))] {
         if let Some(pod) = kill {
@@ -207,44 +189,4 @@ fn store(to: SocketAddr, value: &str) -> Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
-}
-
-// === impl Capture ===
-
-impl Capture {
-    fn start() -> Result<Self> {
-        let packets = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
-        setsockopt(&packets, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100))?;
-        // Room for a burst while the reader isn't scheduled.
-        setsockopt(&packets, sockopt::RcvBuf, &(16 << 20))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let reader = thread::spawn(move || read(&packets, &stopped));
-        Ok(Self { stop, reader })
-    }
-
-    /// All bytes, packet after packet; what was sent before this call is among them.
-    fn finish(self) -> Result<Vec<u8>> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.reader.join().map_err(|_| anyhow!("the capture panicked"))?
-    }
-}
-
-/// Reads until it is told to stop and then nothing comes for a moment.
-fn read(packets: &OwnedFd, stop: &AtomicBool) -> Result<Vec<u8>> {
-    let (mut all, mut packet) = (Vec::new(), vec![0; 1 << 16]);
-    loop {
-        match recv(packets.as_raw_fd(), &mut packet, MsgFlags::empty()) {
-            Ok(length) => {
-                all.extend_from_slice(&packet[..length]);
-                // Heartbeats and the like never end.
-                if stop.load(Ordering::Relaxed) && all.len() > 64 << 20 {
-                    return Ok(all);
-                }
-            }
-            Err(Errno::EAGAIN) if stop.load(Ordering::Relaxed) => return Ok(all),
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => {}
-            Err(error) => return Err(error).context("the capture"),
-        }
-    }
 }
