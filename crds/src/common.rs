@@ -113,6 +113,16 @@ pub enum OnSidecarFailure {
     Direct,
 }
 
+/// What becomes of calls to a workload while its proxy hears from no control plane, and its policies may be out of date.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnControlPlaneLoss {
+    /// The last configuration stays in force.
+    #[default]
+    Continue,
+    /// After the grace period calls are refused, but for the platform's health probes, until a control plane is back.
+    Closed,
+}
+
 /// What happens to a workload's traffic while its sidecar is down and no shared proxy answers either.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnFallbackFailure {

@@ -24,7 +24,9 @@ pub use access_policy::{
     AccessAction, AccessOperation, AccessPolicy, AccessPolicySpec, AccessRule, AccessSource, AccessTarget,
     AccessTargetKind, WorkloadSelector,
 };
-pub use common::{KeyMatch, KeyMatchType, OnFallbackFailure, OnSidecarFailure, Retry, Status, Stickiness};
+pub use common::{
+    KeyMatch, KeyMatchType, OnControlPlaneLoss, OnFallbackFailure, OnSidecarFailure, Retry, Status, Stickiness,
+};
 pub use duration::{DURATION_PATTERN, Duration, DurationError};
 pub use generate::{crds, reference, yaml};
 pub use load::{Loaded, Problem, duplicates, parse, read_value};

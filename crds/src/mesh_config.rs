@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{OnFallbackFailure, OnSidecarFailure, Status};
+use crate::{Duration, OnControlPlaneLoss, OnFallbackFailure, OnSidecarFailure, Status};
 
 /// What holds for the whole mesh. There is one, named `default`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema, CustomResource)]
@@ -82,6 +82,12 @@ pub struct Fallback {
     /// What happens while no shared proxy answers either.
     #[serde(default)]
     pub on_fallback_failure: OnFallbackFailure,
+    /// What becomes of calls while a proxy hears from no control plane.
+    #[serde(default)]
+    pub on_control_plane_loss: OnControlPlaneLoss,
+    /// How long a proxy must have been without one before that. It counts anew when the proxy restarts. Default: 10m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane_loss_grace: Option<Duration>,
 }
 
 /// The Service of the shared proxies.

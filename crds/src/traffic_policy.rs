@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Duration, OnFallbackFailure, OnSidecarFailure, Retry, Status, Stickiness};
+use crate::{Duration, OnControlPlaneLoss, OnFallbackFailure, OnSidecarFailure, Retry, Status, Stickiness};
 
 /// How calls of Services are carried. Field by field, a policy for a Service goes before one for its Namespace,
 /// and that before one for the Mesh; among equals the older one goes first.
@@ -68,6 +68,14 @@ pub struct TrafficPolicySpec {
     /// Default: the MeshConfig's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_fallback_failure: Option<OnFallbackFailure>,
+    /// What becomes of calls to the target's workloads while their proxy hears from no control plane, and its policies may be
+    /// out of date. Default: the MeshConfig's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_control_plane_loss: Option<OnControlPlaneLoss>,
+    /// How long a proxy must have been without one before that. It counts anew when the proxy restarts.
+    /// Default: the MeshConfig's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane_loss_grace: Option<Duration>,
 }
 
 /// What a TrafficPolicy is for.

@@ -358,6 +358,7 @@ fn policies() {
         ("connections: {connectTimeout: 0s}", "spec.connections.connectTimeout", "longer", "5s"),
         ("outlierEjection: {maxEjectionPercent: 101}", "spec.outlierEjection.maxEjectionPercent", "101", "0 to 100"),
         ("retryBudgetPercent: 0", "spec.retryBudgetPercent", "0", "1 to 100"),
+        ("onControlPlaneLoss: Direct", "spec.onControlPlaneLoss", "Direct", "Continue and Closed"),
         ("onSidecarFailure: Open", "spec.onSidecarFailure", "Open", "Fallback, Closed and Direct"),
     ] {
         specs("TrafficPolicy", &[(&target(rest), field, problem, remedy)]);

@@ -36,6 +36,8 @@ pub struct MeshSettings {
     pub mtls: wire::inbound::Mtls,
     pub on_sidecar_failure: wire::fallback::OnSidecarFailure,
     pub on_fallback_failure: wire::fallback::OnFallbackFailure,
+    pub on_control_plane_loss: wire::fallback::OnControlPlaneLoss,
+    pub control_plane_loss_grace_ms: u64,
     /// `NAMESPACE/NAME` of the shared proxies' service. It needn't exist.
     pub shared_service: String,
     pub access_default: AccessDefault,
@@ -252,6 +254,8 @@ pub struct TrafficSettings {
     pub retry: Option<wire::Retry>,
     pub on_sidecar_failure: Option<wire::fallback::OnSidecarFailure>,
     pub on_fallback_failure: Option<wire::fallback::OnFallbackFailure>,
+    pub on_control_plane_loss: Option<wire::fallback::OnControlPlaneLoss>,
+    pub control_plane_loss_grace_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -284,6 +288,8 @@ impl Default for MeshSettings {
             mtls: wire::inbound::Mtls::default(),
             on_sidecar_failure: wire::fallback::OnSidecarFailure::default(),
             on_fallback_failure: wire::fallback::OnFallbackFailure::default(),
+            on_control_plane_loss: wire::fallback::OnControlPlaneLoss::default(),
+            control_plane_loss_grace_ms: 10 * 60 * 1000,
             shared_service: format!("{}/{}", names::SYSTEM_NAMESPACE, names::SHARED_NAME),
             access_default: AccessDefault::default(),
             roots: Vec::new(),

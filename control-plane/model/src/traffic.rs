@@ -7,7 +7,7 @@ use outrigger_wire::{
     names::{self, type_url},
     proto::config as wire,
 };
-use wire::traffic_policy::Balancer;
+use wire::{fallback::OnControlPlaneLoss, traffic_policy::Balancer};
 
 use crate::{
     Affects, Finding, Reason,
@@ -108,7 +108,14 @@ impl<'a> TrafficPolicies<'a> {
             settings.iter().find_map(|s| s.on_sidecar_failure).unwrap_or(defaults.on_sidecar_failure);
         let on_fallback_failure =
             settings.iter().find_map(|s| s.on_fallback_failure).unwrap_or(defaults.on_fallback_failure);
+        let on_control_plane_loss =
+            settings.iter().find_map(|s| s.on_control_plane_loss).unwrap_or(defaults.on_control_plane_loss);
+        let grace = settings.iter().find_map(|s| s.control_plane_loss_grace_ms);
+        let grace = grace.unwrap_or(defaults.control_plane_loss_grace_ms);
+        let closes = on_control_plane_loss == OnControlPlaneLoss::Closed;
         wire::Fallback {
+            on_control_plane_loss: on_control_plane_loss.into(),
+            control_plane_loss_grace_ms: if closes { grace } else { 0 },
             on_sidecar_failure: on_sidecar_failure.into(),
             on_fallback_failure: on_fallback_failure.into(),
             shared_service: mesh.shared_service().unwrap_or_default().to_owned(),

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 mod absorb;
 mod asked;
+mod lost;
 mod publish;
 mod table;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use crate::{
     trial::{Key, Trials},
 };
 use asked::Asked;
+use lost::Lost;
 use table::{Table, Versions};
 
 /// How long a service waits for what its routes lead to; then half an answer is better than none.
@@ -80,6 +82,7 @@ pub(crate) struct State {
     waiting: BTreeMap<String, Instant>,
     refusals: BTreeMap<Key, String>,
     pub(crate) trials: Trials,
+    lost: Option<Lost>,
     /// What the stream was told to subscribe to.
     subscribed: BTreeMap<Kind, BTreeSet<String>>,
 }
@@ -129,6 +132,7 @@ impl State {
             waiting: BTreeMap::new(),
             refusals: BTreeMap::new(),
             trials: Trials::default(),
+            lost: None,
             subscribed: BTreeMap::new(),
         }
     }

@@ -106,6 +106,7 @@ struct Requests {
 enum Event {
     Asked(Vec<IpAddr>),
     WaitedEnough,
+    Unheard,
     Save,
     Proven,
     Released,
@@ -144,6 +145,7 @@ pub(crate) async fn run(
     let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
     loop {
         let start = Instant::now();
+        client.state.lose(Instant::now());
         let Err(error) = client.follow().await;
         let was_connected = client.status.get().connected;
         client.status.disconnected(error.to_string());
@@ -217,6 +219,8 @@ impl Client {
     async fn follow(&mut self) -> Result<Infallible, StreamError> {
         let (mut requests, mut responses) = self.open().await?;
         self.status.connected();
+        let snapshot = self.state.find(&self.store.load_full());
+        self.publish(snapshot);
         tracing::info!(controller = self.bootstrap.controller, "xDS stream is open");
         loop {
             let arrived = self.respond(&mut requests, &mut responses).await?;
@@ -303,6 +307,7 @@ impl Client {
     async fn event(&mut self) -> Event {
         let mut addresses = Vec::new();
         let (waited, save) = (self.state.deadline(), self.save_at);
+        let unheard = self.state.close_at();
         let (proven, released) = (self.state.trials.deadline(), self.state.trials.release_at().map(instant));
         tokio::select! {
             asked = self.asked.recv_many(&mut addresses, ASKED_AT_ONCE), if self.asking => {
@@ -310,6 +315,7 @@ impl Client {
                 Event::Asked(addresses)
             }
             () = at(waited) => Event::WaitedEnough,
+            () = at(unheard) => Event::Unheard,
             () = at(save) => Event::Save,
             () = at(proven) => Event::Proven,
             () = at(released) => Event::Released,
@@ -325,6 +331,11 @@ impl Client {
             }
             Event::WaitedEnough => {
                 let snapshot = self.state.expire(&self.store.load_full(), Instant::now());
+                self.publish(snapshot);
+            }
+            Event::Unheard => {
+                let (workloads, snapshot) = self.state.close(&self.store.load_full(), Instant::now());
+                tracing::warn!(workloads, "no control plane: calls are refused, as owners want (onControlPlaneLoss)");
                 self.publish(snapshot);
             }
             Event::Save => {

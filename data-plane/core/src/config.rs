@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use outrigger_wire::{SpiffeId, proto::config as wire};
 
 pub use wire::Protocol;
-pub use wire::fallback::{OnFallbackFailure, OnSidecarFailure};
+pub use wire::fallback::{OnControlPlaneLoss, OnFallbackFailure, OnSidecarFailure};
 pub use wire::traffic_policy::Balancer;
 
 mod compile;
@@ -242,6 +242,9 @@ pub struct Fallback {
     pub on_fallback_failure: OnFallbackFailure,
     /// `NAMESPACE/NAME` of the shared proxies' service.
     pub shared_service: Option<Arc<str>>,
+    pub on_control_plane_loss: OnControlPlaneLoss,
+    /// From the loss on.
+    pub control_plane_loss_grace: Duration,
 }
 
 #[derive(Debug)]

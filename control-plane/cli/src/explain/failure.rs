@@ -1,6 +1,6 @@
 //! What becomes of the call if a sidecar on its way isn't there.
 
-use outrigger_core::config::{Inbound, OnFallbackFailure, OnSidecarFailure};
+use outrigger_core::config::{Inbound, OnControlPlaneLoss, OnFallbackFailure, OnSidecarFailure};
 
 use super::{
     gather::Served,
@@ -37,6 +37,13 @@ fn failure(inbound: &Inbound, whose: &str) -> Failure {
         }
         (OnSidecarFailure::Fallback, None) => format!("there are no shared proxies, so the call {last}"),
     };
+    let grace = fallback.control_plane_loss_grace.as_secs();
+    let effect = match fallback.on_control_plane_loss {
+        OnControlPlaneLoss::Continue => effect,
+        OnControlPlaneLoss::Closed => {
+            format!("{effect}. After {grace} s without a control plane, calls to it are refused")
+        }
+    };
     Failure {
         workload: inbound.workload.to_string(),
         on_sidecar_failure: match fallback.on_sidecar_failure {
@@ -45,6 +52,11 @@ fn failure(inbound: &Inbound, whose: &str) -> Failure {
             OnSidecarFailure::Direct => "direct",
         },
         on_fallback_failure: if direct { "direct" } else { "closed" },
+        on_control_plane_loss: match fallback.on_control_plane_loss {
+            OnControlPlaneLoss::Continue => "continue",
+            OnControlPlaneLoss::Closed => "closed",
+        },
+        control_plane_loss_grace_seconds: grace,
         shared_service: fallback.shared_service.as_deref().map(str::to_owned),
         effect: format!("{whose} sidecar dead: {effect}"),
     }

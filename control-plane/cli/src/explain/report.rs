@@ -172,6 +172,9 @@ pub(crate) struct Failure {
     pub(crate) on_sidecar_failure: &'static str,
     /// `closed` or `direct`
     pub(crate) on_fallback_failure: &'static str,
+    /// `continue` or `closed`
+    pub(crate) on_control_plane_loss: &'static str,
+    pub(crate) control_plane_loss_grace_seconds: u64,
     pub(crate) shared_service: Option<String>,
     pub(crate) effect: String,
 }

@@ -9,7 +9,7 @@ use outrigger_model::inputs::{
 use outrigger_wire::proto::config as wire;
 use wire::{
     access_policy::Action,
-    fallback::{OnFallbackFailure, OnSidecarFailure},
+    fallback::{OnControlPlaneLoss, OnFallbackFailure, OnSidecarFailure},
     inbound::Mtls,
     principal::Kind,
     traffic_policy::Balancer,
@@ -31,6 +31,10 @@ pub(super) fn mesh_settings(configs: &[&crds::MeshConfig], settings: &Settings) 
         },
         on_sidecar_failure: on_sidecar_failure(fallback.on_sidecar_failure),
         on_fallback_failure: on_fallback_failure(fallback.on_fallback_failure),
+        on_control_plane_loss: on_control_plane_loss(fallback.on_control_plane_loss),
+        control_plane_loss_grace_ms: fallback
+            .control_plane_loss_grace
+            .map_or(defaults.control_plane_loss_grace_ms, crds::Duration::as_millis),
         shared_service: fallback
             .shared_proxy
             .map_or(defaults.shared_service, |shared| format!("{}/{}", shared.namespace, shared.service)),
@@ -70,6 +74,8 @@ pub(super) fn traffic_policy(object: &crds::TrafficPolicy) -> TrafficPolicy {
         retry: spec.retry.as_ref().map(mesh_routes::retry),
         on_sidecar_failure: spec.on_sidecar_failure.map(on_sidecar_failure),
         on_fallback_failure: spec.on_fallback_failure.map(on_fallback_failure),
+        on_control_plane_loss: spec.on_control_plane_loss.map(on_control_plane_loss),
+        control_plane_loss_grace_ms: spec.control_plane_loss_grace.map(crds::Duration::as_millis),
     };
     TrafficPolicy { created: created(&object.metadata), targets, settings, namespace, name }
 }
@@ -165,5 +171,12 @@ fn on_fallback_failure(failure: crds::OnFallbackFailure) -> OnFallbackFailure {
     match failure {
         crds::OnFallbackFailure::Closed => OnFallbackFailure::Closed,
         crds::OnFallbackFailure::Direct => OnFallbackFailure::Direct,
+    }
+}
+
+fn on_control_plane_loss(loss: crds::OnControlPlaneLoss) -> OnControlPlaneLoss {
+    match loss {
+        crds::OnControlPlaneLoss::Continue => OnControlPlaneLoss::Continue,
+        crds::OnControlPlaneLoss::Closed => OnControlPlaneLoss::Closed,
     }
 }

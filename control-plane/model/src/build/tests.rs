@@ -1,5 +1,9 @@
 use prost::Message;
-use wire::{access_policy::Action, fallback::OnSidecarFailure, traffic_policy::Balancer};
+use wire::{
+    access_policy::Action,
+    fallback::{OnControlPlaneLoss, OnSidecarFailure},
+    traffic_policy::Balancer,
+};
 
 use super::*;
 use crate::{Reach, fixtures::*, held::Marks, inputs::*};
@@ -173,6 +177,29 @@ fn failure_policy_follows_the_workload() {
         let fallback = inbound(&inputs, "shop/front-1").fallback.unwrap();
         assert_eq!(fallback.on_sidecar_failure(), expected);
         assert_eq!(fallback.shared_service, "outrigger-system/outrigger-shared");
+    }
+}
+
+#[test]
+fn what_becomes_of_calls_without_a_control_plane_follows_the_workload_too() {
+    let of = |loss, grace| TrafficSettings {
+        on_control_plane_loss: loss,
+        control_plane_loss_grace_ms: grace,
+        ..TrafficSettings::default()
+    };
+    let (closed, goes_on) = (Some(OnControlPlaneLoss::Closed), Some(OnControlPlaneLoss::Continue));
+    let mesh = |settings| traffic("outrigger-system/mesh", vec![PolicyTarget::Mesh], settings);
+    let front = |settings| traffic("shop/own", vec![PolicyTarget::Service("shop/front".to_owned())], settings);
+    for (policies, loss, grace) in [
+        (vec![], OnControlPlaneLoss::Continue, 0),
+        (vec![mesh(of(closed, None))], OnControlPlaneLoss::Closed, 600_000),
+        (vec![mesh(of(closed, Some(0)))], OnControlPlaneLoss::Closed, 0),
+        // Each is inherited on its own.
+        (vec![mesh(of(closed, None)), front(of(None, Some(60_000)))], OnControlPlaneLoss::Closed, 60_000),
+        (vec![mesh(of(closed, None)), front(of(goes_on, None))], OnControlPlaneLoss::Continue, 0),
+    ] {
+        let fallback = inbound(&Inputs { traffic_policies: policies, ..shop() }, "shop/front-1").fallback.unwrap();
+        assert_eq!((fallback.on_control_plane_loss(), fallback.control_plane_loss_grace_ms), (loss, grace));
     }
 }
 

@@ -156,6 +156,11 @@ impl<T> Versions for Table<T> {
 // === impl Held ===
 
 impl<T> Held<T> {
+    /// As it was served.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// What to go back to from a newer version: of two on trial, neither is.
     fn into_before(self) -> Box<Before> {
         let Self { version, aliases, body, before, .. } = self;

@@ -176,6 +176,8 @@ fn inbound(message: wire::Inbound) -> Checked<Inbound> {
             on_sidecar_failure: known("fallback.on_sidecar_failure", fallback.on_sidecar_failure)?,
             on_fallback_failure: known("fallback.on_fallback_failure", fallback.on_fallback_failure)?,
             shared_service: optional(&fallback.shared_service, |text| name("fallback.shared_service", text))?,
+            on_control_plane_loss: known("fallback.on_control_plane_loss", fallback.on_control_plane_loss)?,
+            control_plane_loss_grace: Duration::from_millis(fallback.control_plane_loss_grace_ms),
         },
         acting_identities: each(&message.acting_identities, |text| identity("acting_identities", text))?,
         zone: message.zone.into(),

@@ -131,6 +131,8 @@ fn inbound(inbound: &Inbound) -> Value {
             .collect::<Vec<_>>(),
         "on_sidecar_failure": inbound.fallback.on_sidecar_failure.as_str_name(),
         "on_fallback_failure": inbound.fallback.on_fallback_failure.as_str_name(),
+        "on_control_plane_loss": inbound.fallback.on_control_plane_loss.as_str_name(),
+        "control_plane_loss_grace_ms": inbound.fallback.control_plane_loss_grace.as_millis() as u64,
         "shared_service": inbound.fallback.shared_service.as_deref(),
         "acting_identities": inbound.acting_identities.iter().map(|id| id.as_str()).collect::<Vec<_>>(),
     })

@@ -79,7 +79,7 @@ mod tests {
             strict,
             ports: Vec::new(),
             policies: Vec::new(),
-            fallback: Fallback { on_sidecar_failure, on_fallback_failure, shared_service: None },
+            fallback: Fallback { on_sidecar_failure, on_fallback_failure, ..Fallback::default() },
             acting_identities: Vec::new(),
             zone: "".into(),
             probes: Vec::new(),

@@ -553,6 +553,11 @@ pub struct Fallback {
     /// "NAMESPACE/NAME" of the service of the shared proxies; "" if there are none.
     #[prost(string, tag = "3")]
     pub shared_service: ::prost::alloc::string::String,
+    /// When the proxy that judges has had no control plane for as long as the grace period.
+    #[prost(enumeration = "fallback::OnControlPlaneLoss", tag = "4")]
+    pub on_control_plane_loss: i32,
+    #[prost(uint64, tag = "5")]
+    pub control_plane_loss_grace_ms: u64,
 }
 /// Nested message and enum types in `Fallback`.
 pub mod fallback {
@@ -628,6 +633,42 @@ pub mod fallback {
             match value {
                 "ON_FALLBACK_FAILURE_CLOSED" => Some(Self::Closed),
                 "ON_FALLBACK_FAILURE_DIRECT" => Some(Self::Direct),
+                _ => None,
+            }
+        }
+    }
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum OnControlPlaneLoss {
+        Continue = 0,
+        Closed = 1,
+    }
+    impl OnControlPlaneLoss {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Continue => "ON_CONTROL_PLANE_LOSS_CONTINUE",
+                Self::Closed => "ON_CONTROL_PLANE_LOSS_CLOSED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ON_CONTROL_PLANE_LOSS_CONTINUE" => Some(Self::Continue),
+                "ON_CONTROL_PLANE_LOSS_CLOSED" => Some(Self::Closed),
                 _ => None,
             }
         }

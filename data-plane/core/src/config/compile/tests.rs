@@ -196,6 +196,7 @@ fn endpoints_inbounds_and_trust_that_are_refused() {
         (wire::Inbound { policies: vec![unknown], ..inbound() }, "policies.action"),
         (fallback(wire::Fallback { on_sidecar_failure: 3, ..Default::default() }), "fallback.on_sidecar_failure"),
         (fallback(wire::Fallback { on_fallback_failure: 2, ..Default::default() }), "fallback.on_fallback_failure"),
+        (fallback(wire::Fallback { on_control_plane_loss: 2, ..Default::default() }), "fallback.on_control_plane_loss"),
         (with_access(wire::AccessRule { from: vec![cidr], ..Default::default() }), "principal.cidr"),
         (with_access(wire::AccessRule { not_from: vec![nobody], ..Default::default() }), "principal"),
         (with_access(wire::AccessRule { ports: vec![0], ..Default::default() }), "policies.rules.ports"),
