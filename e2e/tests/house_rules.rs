@@ -41,6 +41,8 @@ const MAY: &[(&str, &[&str])] = &[
         &["outrigger-core", "outrigger-crds", "outrigger-testbed", "outrigger-webhook", "outrigger-wire"],
     ),
     ("outrigger-testbed", &["outrigger-crds", "outrigger-wire"]),
+    // For tests alone.
+    ("outrigger-replay", &[]),
     // The gate counts what our own code does on fixed inputs, so that it must reach it.
     (
         "outrigger-bench",

@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 mod backoff;
 mod certificate;
 mod client;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod poison;
 mod saved;
 mod state;

@@ -97,7 +97,7 @@ fn temporary(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, SavedError> {
+pub(crate) fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, SavedError> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(SavedError::Format)?;
     let (checksum, body) = rest.split_first_chunk::<CHECKSUM_LEN>().ok_or(SavedError::Format)?;
     if Sha256::digest(body).as_slice() != checksum {

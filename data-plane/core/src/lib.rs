@@ -9,6 +9,8 @@ pub mod balance;
 mod clock;
 pub mod config;
 pub mod detect;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hash;
 pub mod path;
 pub mod retry;

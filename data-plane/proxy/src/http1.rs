@@ -6,6 +6,8 @@ mod body;
 mod client;
 mod decode;
 mod encode;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod parse;
 mod server;
 mod wire;

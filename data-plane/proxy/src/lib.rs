@@ -9,6 +9,8 @@ mod chunk;
 mod drain;
 mod engine;
 pub mod fallback;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod guard;
 pub mod handover;
 mod http;

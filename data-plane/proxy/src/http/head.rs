@@ -1,5 +1,7 @@
 //! Request heads: what must not be passed on, what is normalised, and the forms of the two HTTP versions.
 
+use std::borrow::Cow;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
@@ -9,6 +11,9 @@ use outrigger_core::path::{normalise, split_target};
 use outrigger_wire::names::headers;
 
 use super::{Relay, error::RequestError, upgrade::Upgrade};
+
+/// For whoever has to be told a host by a caller that named none.
+const NO_HOST: &str = "localhost";
 
 /// Headers of one connection, not of the message (RFC 9110 section 7.6.1).
 fn is_hop_by_hop(name: &HeaderName, value: &HeaderValue) -> bool {
@@ -114,10 +119,14 @@ pub(crate) fn normalise_path<B>(request: &mut Request<B>) -> Result<(), RequestE
     if path == "*" && request.method() == Method::OPTIONS {
         return Ok(());
     }
-    let std::borrow::Cow::Owned(path) = normalise(path).map_err(|_| RequestError::BadPath)? else { return Ok(()) };
+    let path = match normalise(path).map_err(|_| RequestError::BadPath)? {
+        // Between an authority and a query it may be left out: "/" is meant, and has to be written.
+        Cow::Borrowed(_) if !path.is_empty() => return Ok(()),
+        normal => normal,
+    };
     let target = match query {
         Some(query) => format!("{path}?{query}"),
-        None => path,
+        None => path.into_owned(),
     };
     set_target(request, &target)
 }
@@ -153,7 +162,7 @@ pub(crate) fn for_app(
 ) -> Result<(), RequestError> {
     strip_internal(request.headers_mut());
     if http2 {
-        return as_http2(request, "localhost");
+        return as_http2(request, NO_HOST);
     }
     if let Some(upgrade) = upgrade {
         upgrade.as_http1(request);
@@ -190,6 +199,10 @@ pub(crate) fn as_http1<B>(request: &mut Request<B>) -> Result<(), RequestError> 
         let target = parts.path_and_query.unwrap_or(PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(target);
     }
+    if request.version() == Version::HTTP_10 && !request.headers().contains_key(header::HOST) {
+        // What was no error in HTTP/1.0 is one in HTTP/1.1, as which it is sent (RFC 9112 section 3.2).
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static(NO_HOST));
+    }
     let headers = request.headers_mut();
     if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
         let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -199,4 +212,31 @@ pub(crate) fn as_http1<B>(request: &mut Request<B>) -> Result<(), RequestError> 
     }
     *request.version_mut() = Version::HTTP_11;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_has_a_path_and_a_host() {
+        for (version, target, host, sent) in [
+            (Version::HTTP_11, "/a//b?c", Some("a"), ("/a/b?c", "a")),
+            (Version::HTTP_11, "http://b", Some("a"), ("/", "b")),
+            (Version::HTTP_11, "http://b?c", Some("a"), ("/?c", "b")),
+            (Version::HTTP_10, "/", Some("a"), ("/", "a")),
+            (Version::HTTP_10, "/", None, ("/", "localhost")),
+        ] {
+            let mut request = Request::builder().version(version).uri(target);
+            if let Some(host) = host {
+                request = request.header(header::HOST, host);
+            }
+            let mut request = request.body(()).unwrap();
+            one_host(&mut request).unwrap();
+            normalise_path(&mut request).unwrap();
+            as_http1(&mut request).unwrap();
+            assert_eq!((request.uri().to_string().as_str(), host_of(&request)), sent, "{target}");
+            assert_eq!(request.uri().path_and_query().map(PathAndQuery::as_str), Some(sent.0));
+        }
+    }
 }

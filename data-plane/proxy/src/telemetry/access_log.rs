@@ -18,6 +18,8 @@ use outrigger_wire::SpiffeId;
 use super::series::{Direction, Total};
 
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 /// What is known of a request or connection when it has ended. Making one copies no text.
 #[derive(Debug, Clone)]
