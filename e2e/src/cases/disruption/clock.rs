@@ -6,7 +6,13 @@ use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, process::Command, time
 use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Machine, Mesh, Outcome, PodSpec, Spec, now_us, probe::wait_until};
 
-use super::{CALLER, SHOP, after_second, answered_by, flawless, kills::accepts, load, mesh_of, service};
+use super::{
+    CALLER, SHOP, after_second, answered_by, flawless,
+    kills::accepts,
+    load, mesh_of,
+    poison::{TRIAL, status},
+    service,
+};
 
 const SHARED: &str = "outrigger-system/shared-0";
 const MINUTE: i64 = 60;
@@ -65,6 +71,10 @@ pub(super) fn no_authority(machine: &Machine) -> Result<()> {
     let begin = now_us();
     let load = load(&mesh, 100, false, 20)?;
     answered_by(&load, "v1", begin)?;
+    // Two deaths are the configuration's fault as long as that is new.
+    for pod in [CALLER, "shop/app"] {
+        wait_until("the end of the first trial", TRIAL, || status(&mesh, pod).is_some_and(|it| it["on_trial"] == 0))?;
+    }
     mesh.kill_controller()?;
     clock.set(14 * HOUR)?;
     let tried = || ["shop/app", CALLER].iter().all(|pod| mesh.pod(pod).is_ok_and(|pod| tails(pod, "no certificate")));

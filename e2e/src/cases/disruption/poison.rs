@@ -18,7 +18,7 @@ const SWITCH: &str = "OUTRIGGER_TEST_POISON";
 const POISON: &str = "hemlock";
 const SHARED: &str = "outrigger-system/shared-0";
 /// A trial takes ten seconds.
-const TRIAL: Duration = Duration::from_secs(30);
+pub(super) const TRIAL: Duration = Duration::from_secs(30);
 /// A guard doesn't trust a sidecar at once that has died twice.
 const TRUST: Duration = Duration::from_secs(60);
 
@@ -91,7 +91,7 @@ fn pid(mesh: &mut Mesh) -> Result<u32> {
     Ok(process.pid())
 }
 
-fn status(mesh: &Mesh, pod: &str) -> Option<Value> {
+pub(super) fn status(mesh: &Mesh, pod: &str) -> Option<Value> {
     let page = probe::get(&mesh.pod(pod).ok()?.namespace, ports::ADMIN, "/config_dump").ok()?;
     serde_json::from_str::<Value>(&page.body).ok().map(|mut dump| dump["status"].take())
 }
