@@ -79,7 +79,7 @@ fn judge(what: &str, gets: Load, posts: Load, (from, to): (u64, u64)) -> Result<
     }
     flawless(&all[0]).with_context(|| format!("{what}: GET"))?;
     // Nobody knows what became of some.
-    let known = |outcome: &Outcome| matches!(outcome, Outcome::Ok | Outcome::Status(502 | 503 | 504));
+    let known = |outcome: &Outcome| matches!(outcome, Outcome::Ok | Outcome::Status(502..=504));
     ensure!(all[1].by_outcome().keys().all(known), "{what}: {:?}", all[1].by_outcome());
     Ok(())
 }
