@@ -25,6 +25,7 @@ mod nobody;
 mod overload;
 mod poison;
 mod routes;
+mod unheard;
 mod wire;
 
 pub(super) const CASES: &[Case] = &[
@@ -46,6 +47,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/kills-on-the-wire", run: wire::kills },
     Case { name: "disruption/clocks", run: clock::differ },
     Case { name: "disruption/no-authority", run: clock::no_authority },
+    Case { name: "disruption/unheard", run: unheard::closed },
 ];
 
 const CALLER: &str = "shop/caller";
