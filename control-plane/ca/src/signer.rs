@@ -20,8 +20,8 @@ use crate::AuthorityError;
 
 /// Lifetime of a root.
 const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Certificates are valid from a little earlier, for peers whose clocks are behind.
-const BACKDATE: Duration = Duration::from_secs(5 * 60);
+/// Certificates are valid from a little earlier, for peers whose clocks are behind: ten minutes happen.
+const BACKDATE: Duration = Duration::from_secs(15 * 60);
 /// Of the certificate that is made to be verified, and for nothing else.
 const TRIAL: Duration = Duration::from_secs(60);
 

@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const JITTER: f64 = 0.1;
 /// Renewals are at least this far apart, whatever validity the authority gives.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// To the next renewal, if a certificate comes that is due already: by a clock that is far ahead the next one would be, too.
+const DUE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// The wall clock is looked at this often while waiting: it jumps, and machines sleep.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 /// Our clock may be behind the authority's by this much.
@@ -91,8 +93,9 @@ pub(crate) async fn run(bootstrap: Arc<Bootstrap>, store: Arc<Store>, status: Ar
             certificate.issued += 1;
             certificate.last_error = None;
         });
+        let pause = pause(&svid, SystemTime::now());
         store.publish_svid(svid);
-        sleep(MIN_INTERVAL).await;
+        sleep(pause).await;
     }
 }
 
@@ -172,6 +175,11 @@ fn renewal(svid: &Svid, jitter: f64) -> SystemTime {
     svid.not_before + life.mul_f64(0.5 * (1.0 + jitter))
 }
 
+/// After a certificate has come.
+fn pause(svid: &Svid, now: SystemTime) -> Duration {
+    if renewal(svid, JITTER) <= now { DUE_INTERVAL } else { MIN_INTERVAL }
+}
+
 async fn sleep_until(time: SystemTime) {
     while let Ok(left) = time.duration_since(SystemTime::now()) {
         sleep(left.min(CLOCK_CHECK)).await;
@@ -217,6 +225,8 @@ mod tests {
         assert_eq!(renewal(&svid, 0.0), hours(2.0));
         assert_eq!(renewal(&svid, -0.1), hours(1.8));
         assert_eq!(renewal(&svid, 0.1), hours(2.2));
+        // By a clock that is far ahead it is due as soon as it comes.
+        assert_eq!([pause(&svid, now()), pause(&svid, hours(2.5))], [MIN_INTERVAL, DUE_INTERVAL]);
     }
 
     #[test]

@@ -48,7 +48,7 @@ async fn a_token_gets_the_certificate_of_its_workload_only() {
     assert!(text.contains("spiffe://cluster.local/ns/shop/sa/web"));
     assert!(!text.contains("somebody.else"));
     assert_eq!(issued.roots, [controller.root().to_vec()]);
-    assert_eq!(issued.not_after - issued.not_before, 24 * 3600 + 300);
+    assert_eq!(issued.not_after - issued.not_before, 24 * 3600 + 900);
 
     let refused = controller.issue(Some(&token("shop/web-1")), b"no request at all").await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);

@@ -31,7 +31,7 @@ pub(super) fn differ(machine: &Machine) -> Result<()> {
     let [ahead, behind] = ["ahead", "behind"].map(|name| Clock::new(machine, name));
     let (ahead, behind) = (ahead?, behind?);
     ahead.set(10 * MINUTE)?;
-    behind.set(-4 * MINUTE)?;
+    behind.set(-10 * MINUTE)?;
     let mut mesh = mesh_of(machine, PodSpec { wrapper: ahead.wrapper.clone(), ..PodSpec::new(CALLER) })?;
     // The one that is behind: new proxies, new certificates, valid from before its now.
     let name = "shop/app-v3";
@@ -46,7 +46,7 @@ pub(super) fn differ(machine: &Machine) -> Result<()> {
     }
     let issued = || issued(&mesh);
     let before = issued();
-    for jump in [4 * MINUTE, -4 * MINUTE, 10 * MINUTE] {
+    for jump in [4 * MINUTE, -10 * MINUTE, 10 * MINUTE] {
         ahead.set(jump)?;
         let jumped = now_us();
         after_second(&load, jumped)?;
