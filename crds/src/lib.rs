@@ -10,6 +10,8 @@
 mod access_policy;
 mod common;
 mod duration;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod gateway;
 mod generate;
 pub mod load;

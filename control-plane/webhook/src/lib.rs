@@ -7,6 +7,8 @@
 mod annotations;
 mod config;
 mod containers;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod inject;
 mod manifest;
 mod patch;
