@@ -44,7 +44,6 @@ pub fn config(data: &[u8]) {
         state.restore(saved, &Snapshot::default(), now);
         let mut saved = state.save();
         // In no order.
-        saved.asked.sort();
         saved.responses.iter_mut().for_each(|response| response.removed_resources.sort());
         saved
     };

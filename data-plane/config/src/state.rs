@@ -176,10 +176,10 @@ impl State {
             DeltaDiscoveryResponse { type_url: url.into(), resources, removed_resources, ..Default::default() }
         };
         // A shared proxy is asked about addresses too, but knows them all.
-        let asked = self.asked.iter().filter(|_| self.role != Role::Shared).map(|address| address.to_string());
+        let asked = if self.role == Role::Shared { Vec::new() } else { self.asked.by_age() };
         SavedConfig {
             workload: self.workload.clone(),
-            asked: asked.collect(),
+            asked: asked.iter().map(ToString::to_string).collect(),
             responses: Kind::ALL.map(response).into(),
             before: self.before_trials(),
         }

@@ -49,7 +49,31 @@ impl Asked {
         self.addresses.keys().copied()
     }
 
+    /// The oldest first: so they are saved, and so they are taken up again.
+    pub(crate) fn by_age(&self) -> Vec<IpAddr> {
+        let mut by_age: Vec<_> = self.addresses.iter().map(|(ip, ask)| (ask.order, *ip)).collect();
+        by_age.sort_unstable();
+        by_age.into_iter().map(|(_, ip)| ip).collect()
+    }
+
     pub(crate) fn absent(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().filter(|(_, ask)| ask.absent).map(|(ip, _)| *ip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_comes_first() {
+        let ip = |last| IpAddr::from([10, 0, 0, last]);
+        let mut asked = Asked::default();
+        let order = [7, 3, 200, 1, 90];
+        for last in order {
+            assert_eq!(asked.insert(ip(last)), None);
+        }
+        assert_eq!(asked.insert(ip(3)), None, "it is there");
+        assert_eq!(asked.by_age(), order.map(ip));
     }
 }
