@@ -102,22 +102,17 @@ impl<'a> TrafficPolicies<'a> {
         own.sort_by_key(|p| age(p));
         let namespace = in_namespace(&member.workload.namespace);
         let all = own.iter().chain(self.of(&namespace)).chain(self.of(&PolicyTarget::Mesh));
-        let settings: Vec<&TrafficSettings> = all.map(|policy| &policy.settings).collect();
+        let mut settings = TrafficSettings::default();
+        all.for_each(|policy| settings.inherit(&policy.settings));
         let defaults = &mesh.inputs.mesh;
-        let on_sidecar_failure =
-            settings.iter().find_map(|s| s.on_sidecar_failure).unwrap_or(defaults.on_sidecar_failure);
-        let on_fallback_failure =
-            settings.iter().find_map(|s| s.on_fallback_failure).unwrap_or(defaults.on_fallback_failure);
-        let on_control_plane_loss =
-            settings.iter().find_map(|s| s.on_control_plane_loss).unwrap_or(defaults.on_control_plane_loss);
-        let grace = settings.iter().find_map(|s| s.control_plane_loss_grace_ms);
-        let grace = grace.unwrap_or(defaults.control_plane_loss_grace_ms);
+        let on_control_plane_loss = settings.on_control_plane_loss.unwrap_or(defaults.on_control_plane_loss);
+        let grace = settings.control_plane_loss_grace_ms.unwrap_or(defaults.control_plane_loss_grace_ms);
         let closes = on_control_plane_loss == OnControlPlaneLoss::Closed;
         wire::Fallback {
+            on_sidecar_failure: settings.on_sidecar_failure.unwrap_or(defaults.on_sidecar_failure).into(),
+            on_fallback_failure: settings.on_fallback_failure.unwrap_or(defaults.on_fallback_failure).into(),
             on_control_plane_loss: on_control_plane_loss.into(),
             control_plane_loss_grace_ms: if closes { grace } else { 0 },
-            on_sidecar_failure: on_sidecar_failure.into(),
-            on_fallback_failure: on_fallback_failure.into(),
             shared_service: mesh.shared_service().unwrap_or_default().to_owned(),
         }
     }
@@ -185,6 +180,10 @@ impl TrafficSettings {
         self.ejection = self.ejection.or(other.ejection);
         self.retry_budget_percent = self.retry_budget_percent.or(other.retry_budget_percent);
         self.retry = self.retry.take().or_else(|| other.retry.clone());
+        self.on_sidecar_failure = self.on_sidecar_failure.or(other.on_sidecar_failure);
+        self.on_fallback_failure = self.on_fallback_failure.or(other.on_fallback_failure);
+        self.on_control_plane_loss = self.on_control_plane_loss.or(other.on_control_plane_loss);
+        self.control_plane_loss_grace_ms = self.control_plane_loss_grace_ms.or(other.control_plane_loss_grace_ms);
     }
 
     fn compile(self, source: String) -> wire::TrafficPolicy {
