@@ -11,7 +11,7 @@ use outrigger_kube::{
     cluster::{self, Derived, Namespace, Sinks, Store, WatchStatus},
     leader,
     lease::Leadership,
-    trusted::{TrustCount, Trusted},
+    trusted::TrustCount,
     unmeshed,
 };
 use outrigger_webhook::InjectorConfig;
@@ -184,15 +184,11 @@ impl Mesh {
         followers.spawn(Arc::clone(&shown).keep_fresh());
         followers.spawn({
             let authority = Arc::clone(&authority);
-            let known = Arc::new(self.known_roots(roots.pem.subscribe()));
-            let missing = move || {
-                let known = Arc::clone(&known);
-                async move {
-                    let counted = known.count().await;
-                    counted.map_or_else(|| Some("nothing is served yet".to_owned()), Trusted::missing)
-                }
-            };
-            async move { root.follow(loaded.data, &authority, |news| roots.tell(&authority, news), missing).await }
+            let known = self.known_roots(roots.pem.subscribe());
+            async move {
+                let news = |news| roots.tell(&authority, news);
+                root.follow(loaded.data, &authority, news, || known.missing()).await;
+            }
         });
         let stop = webhook::Stop { drain: self.observed.stop.clone(), end: self.end.clone() };
         let mut webhook = tokio::spawn(self.webhook(injector).run(ports.webhook, shown, stop));

@@ -25,6 +25,7 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
     net::TcpStream,
     sync::{Mutex, watch},
+    task::spawn_blocking,
     time::{Instant, timeout},
 };
 use tokio_rustls::{
@@ -32,7 +33,7 @@ use tokio_rustls::{
     rustls::{self, ClientConfig, RootCertStore},
 };
 
-use crate::api::said;
+use crate::{api::said, cluster::Derived};
 
 #[cfg(test)]
 mod tests;
@@ -149,6 +150,22 @@ impl Peers {
             }
         }
         (answers, missing)
+    }
+
+    /// Counts here and at the others: what this replica has counted, what they say, and how many don't although they should.
+    pub(crate) async fn everywhere(
+        &self,
+        question: Question,
+        view: Arc<Derived>,
+        holdings: Arc<dyn Holdings>,
+    ) -> (BTreeMap<String, Counted>, Vec<Answer>, usize) {
+        let objects = question.objects.clone();
+        let own = spawn_blocking(move || {
+            let objects: Vec<&str> = objects.iter().map(String::as_str).collect();
+            count(&objects, &view.snapshot, &view.affects, &*holdings)
+        });
+        let ((answers, unreachable), own) = tokio::join!(self.ask(&question), own);
+        (own.unwrap_or_default(), answers, unreachable)
     }
 
     async fn addresses(&self) -> Result<Found, kube::Error> {

@@ -23,12 +23,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::{
-    api::said,
-    cluster::Derived,
-    lease::Leadership,
-    peers::{self, Peers},
-};
+use crate::{api::said, cluster::Derived, lease::Leadership, peers::Peers};
 use board::Board;
 use bucket::Bucket;
 use conditions::Progress;
@@ -216,17 +211,9 @@ async fn count(
     holdings: Arc<dyn Holdings>,
     peers: Arc<Peers>,
 ) -> BTreeMap<String, Progress> {
-    let question = Question { objects };
-    let own = {
-        let (view, objects) = (Arc::clone(&view), question.objects.clone());
-        tokio::task::spawn_blocking(move || {
-            let objects: Vec<&str> = objects.iter().map(String::as_str).collect();
-            peers::count(&objects, &view.snapshot, &view.affects, &*holdings)
-        })
-    };
-    let ((answers, unreachable), own) = tokio::join!(peers.ask(&question), own);
+    let (own, answers, unreachable) = peers.everywhere(Question { objects }, view, holdings).await;
     let mut all: BTreeMap<String, Progress> = BTreeMap::new();
-    for (origin, counted) in own.into_iter().flatten().chain(answers.into_iter().flat_map(|answer| answer.objects)) {
+    for (origin, counted) in own.into_iter().chain(answers.into_iter().flat_map(|answer| answer.objects)) {
         let Some(mark) = marks.get(&origin) else { continue };
         let progress = all.entry(origin).or_insert_with(|| Progress { unreachable, ..Progress::default() });
         progress.held.add(counted.at(mark));

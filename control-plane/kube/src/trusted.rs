@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     cluster::Derived,
-    peers::{self, Peers, ROOTS},
+    peers::{Peers, ROOTS},
 };
 
 #[cfg(test)]
@@ -26,14 +26,14 @@ pub struct TrustCount {
 }
 
 /// What was counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Trusted {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Trusted {
     /// Connected proxies.
-    pub proxies: u32,
+    proxies: u32,
     /// Those that have the roots in force that this replica serves.
-    pub current: u32,
+    current: u32,
     /// Replicas that don't answer, or don't serve the same roots.
-    pub apart: usize,
+    apart: usize,
 }
 
 // === impl TrustCount ===
@@ -51,16 +51,16 @@ impl TrustCount {
         Self { peers: Peers::new(client, own, roots, token_file), derived, holdings }
     }
 
-    /// `None`: nothing is served yet.
-    pub async fn count(&self) -> Option<Trusted> {
+    /// What a new root still waits for; `None`: nothing.
+    pub async fn missing(&self) -> Option<String> {
+        self.count().await.map_or_else(|| Some("nothing is served yet".to_owned()), Trusted::missing)
+    }
+
+    async fn count(&self) -> Option<Trusted> {
         let derived = self.derived.borrow().clone()?;
-        let holdings = Arc::clone(&self.holdings);
-        let own = tokio::task::spawn_blocking(move || {
-            peers::count(&[ROOTS], &derived.snapshot, &derived.affects, &*holdings).remove(ROOTS)
-        });
         let question = Question { objects: vec![ROOTS.to_owned()] };
-        let (own, (answers, silent)) = tokio::join!(own, self.peers.ask(&question));
-        Some(Trusted::of(&own.ok().flatten()?, answers, silent))
+        let (mut own, answers, silent) = self.peers.everywhere(question, derived, Arc::clone(&self.holdings)).await;
+        Some(Trusted::of(&own.remove(ROOTS)?, answers, silent))
     }
 }
 
@@ -82,8 +82,7 @@ impl Trusted {
         trusted
     }
 
-    /// What a new root still waits for; `None`: nothing.
-    pub fn missing(self) -> Option<String> {
+    fn missing(self) -> Option<String> {
         let Self { proxies, current, apart } = self;
         let behind = proxies.saturating_sub(current);
         match (behind, apart) {
