@@ -119,10 +119,14 @@ impl Cluster {
     /// The pods of a Deployment, by its selector; `None` if there is no such Deployment.
     pub(crate) async fn pods_of(&self, namespace: &str, deployment: &str) -> Result<Option<Vec<Pod>>> {
         let Some(deployment) = found(self.of::<Deployment>(namespace).get(deployment).await)? else { return Ok(None) };
-        let selector = deployment.spec.map(|spec| spec.selector).unwrap_or_default();
+        self.selected(namespace, &deployment).await.map(Some)
+    }
+
+    /// The pods that a Deployment of this namespace selects.
+    pub(crate) async fn selected(&self, namespace: &str, deployment: &Deployment) -> Result<Vec<Pod>> {
+        let selector = deployment.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
         let selector = Selector::try_from(selector).map_err(|error| anyhow!("the selector: {error}"))?;
-        let params = ListParams::default().labels_from(&selector);
-        list(&self.of::<Pod>(namespace), params).await.map(Some)
+        list(&self.of::<Pod>(namespace), ListParams::default().labels_from(&selector)).await
     }
 
     /// A stream to a port of a pod's loopback.

@@ -94,8 +94,9 @@ async fn replaced(cluster: &Cluster) -> Result<()> {
     loop {
         // In this order: once none of the earlier ones is counted any more, they are seen to end.
         let deployment = cluster::found(cluster.of::<Deployment>(SYSTEM_NAMESPACE).get(CONTROLLER_NAME).await)?;
-        let pods = cluster.pods_of(SYSTEM_NAMESPACE, CONTROLLER_NAME).await?.unwrap_or_default();
-        let Some(left) = left(&deployment.unwrap_or_default(), &pods) else { return Ok(()) };
+        let Some(deployment) = deployment else { return Ok(()) };
+        let pods = cluster.selected(SYSTEM_NAMESPACE, &deployment).await?;
+        let Some(left) = left(&deployment, &pods) else { return Ok(()) };
         if Instant::now() > until {
             eprintln!("still there: {left}. Until they are gone, new pods may get proxies of the version before.");
             return Ok(());

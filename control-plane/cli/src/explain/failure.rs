@@ -38,10 +38,10 @@ fn failure(inbound: &Inbound, whose: &str) -> Failure {
         (OnSidecarFailure::Fallback, None) => format!("there are no shared proxies, so the call {last}"),
     };
     let grace = fallback.control_plane_loss_grace.as_secs();
-    let effect = match fallback.on_control_plane_loss {
-        OnControlPlaneLoss::Continue => effect,
+    let (on_control_plane_loss, effect) = match fallback.on_control_plane_loss {
+        OnControlPlaneLoss::Continue => ("continue", effect),
         OnControlPlaneLoss::Closed => {
-            format!("{effect}. After {grace} s without a control plane, calls to it are refused")
+            ("closed", format!("{effect}. After {grace} s without a control plane, calls to it are refused"))
         }
     };
     Failure {
@@ -52,10 +52,7 @@ fn failure(inbound: &Inbound, whose: &str) -> Failure {
             OnSidecarFailure::Direct => "direct",
         },
         on_fallback_failure: if direct { "direct" } else { "closed" },
-        on_control_plane_loss: match fallback.on_control_plane_loss {
-            OnControlPlaneLoss::Continue => "continue",
-            OnControlPlaneLoss::Closed => "closed",
-        },
+        on_control_plane_loss,
         control_plane_loss_grace_seconds: grace,
         shared_service: fallback.shared_service.as_deref().map(str::to_owned),
         effect: format!("{whose} sidecar dead: {effect}"),
