@@ -145,7 +145,7 @@ pub(crate) async fn run(
     let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
     loop {
         let start = Instant::now();
-        client.state.lose(Instant::now());
+        client.state.lose(start);
         let Err(error) = client.follow().await;
         let was_connected = client.status.get().connected;
         client.status.disconnected(error.to_string());

@@ -5,7 +5,6 @@
 //! once all of it has been taken in and published. No answer is an answer, too.
 
 use std::{
-    ffi::OsStr,
     io::{self, Read, Write},
     path::PathBuf,
     process::Stdio,
@@ -32,11 +31,12 @@ mod tests;
 /// Longer than the largest mesh takes on a busy machine; who takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 const SURVIVED: u8 = 1;
+/// Of the program: it calls [`taste`].
+const MODE: &str = "taste";
 
 /// Asks.
 pub(crate) struct Taster {
     program: PathBuf,
-    mode: &'static OsStr,
     running: Option<Running>,
 }
 
@@ -87,9 +87,8 @@ fn take_in(response: DeltaDiscoveryResponse) {
 // === impl Taster ===
 
 impl Taster {
-    /// `program` has the mode `taste`, which calls [`taste`].
     pub(crate) fn new(program: PathBuf) -> Self {
-        Self { program, mode: OsStr::new("taste"), running: None }
+        Self { program, running: None }
     }
 
     /// The resources that nobody survives. What only all of them together do to a process isn't found.
@@ -141,7 +140,7 @@ impl Taster {
 
     fn start(&self) -> io::Result<Running> {
         let mut command = Command::new(&self.program);
-        command.arg(self.mode).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.arg(MODE).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let (questions, answers) = (child.stdin.take(), child.stdout.take());
         let (Some(questions), Some(answers)) = (questions, answers) else {

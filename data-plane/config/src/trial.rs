@@ -235,17 +235,17 @@ impl Record {
     }
 
     fn refusal(&self) -> Option<String> {
+        if self.quarantined_until == 0 {
+            return None;
+        }
         let why = if self.tasted {
             "a process that tried it died or hung".to_owned()
         } else {
             format!("the proxy died {} times within {} s of taking it", self.deaths, TRIAL.as_secs())
         };
-        (self.quarantined_until > 0).then(|| {
-            format!(
-                "quarantined: {why}. The version before stays in force; change the object, or it is tried again in some \
-                 minutes"
-            )
-        })
+        Some(format!(
+            "quarantined: {why}. The version before stays in force; change the object, or it is tried again in some minutes"
+        ))
     }
 }
 

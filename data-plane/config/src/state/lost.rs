@@ -1,7 +1,7 @@
 //! What becomes of workloads whose owners don't want to be called under policies that may be out of date: while there is no
 //! control plane, they get one more policy, which denies everything.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use outrigger_core::{
     Snapshot,
@@ -77,7 +77,7 @@ impl State {
 }
 
 /// After how long, if ever.
-fn closes(inbound: &Inbound) -> Option<std::time::Duration> {
+fn closes(inbound: &Inbound) -> Option<Duration> {
     let fallback = &inbound.fallback;
     (fallback.on_control_plane_loss == OnControlPlaneLoss::Closed).then_some(fallback.control_plane_loss_grace)
 }
@@ -96,8 +96,6 @@ fn shut(body: &[u8]) -> Option<Inbound> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use outrigger_core::{access::AccessRequest, route::CallerView};
     use outrigger_wire::proto::discovery::{DeltaDiscoveryResponse, Resource};
     use prost_types::Any;
