@@ -23,12 +23,5 @@ pub fn documents(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_replay::replay;
-
-    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
-
-    #[test]
-    fn documents() {
-        replay(CORPUS, "documents", 3_000, super::documents);
-    }
+    outrigger_replay::replays! { documents: 3_000 }
 }

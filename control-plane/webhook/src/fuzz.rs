@@ -52,12 +52,5 @@ fn response(answer: &Answer, asked: &[u8]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_replay::replay;
-
-    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
-
-    #[test]
-    fn review() {
-        replay(CORPUS, "review", 10_000, super::review);
-    }
+    outrigger_replay::replays! { review: 10_000 }
 }

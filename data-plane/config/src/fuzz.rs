@@ -53,12 +53,5 @@ pub fn config(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_replay::replay;
-
-    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
-
-    #[test]
-    fn config() {
-        replay(CORPUS, "config", 20_000, super::config);
-    }
+    outrigger_replay::replays! { config: 20_000 }
 }

@@ -54,27 +54,10 @@ pub fn path(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_replay::replay;
-
-    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
-
-    #[test]
-    fn detect() {
-        replay(CORPUS, "detect", 100_000, super::detect);
-    }
-
-    #[test]
-    fn path() {
-        replay(CORPUS, "path", 100_000, super::path);
-    }
-
-    #[test]
-    fn access() {
-        replay(CORPUS, "access", 10_000, super::access);
-    }
-
-    #[test]
-    fn route() {
-        replay(CORPUS, "route", 10_000, super::route);
+    outrigger_replay::replays! {
+        detect: 100_000,
+        path: 100_000,
+        access: 10_000,
+        route: 10_000,
     }
 }

@@ -29,32 +29,11 @@ pub fn traceparent(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_replay::replay;
-
-    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
-
-    #[test]
-    fn http1_request() {
-        replay(CORPUS, "http1_request", 50_000, super::http1_request);
-    }
-
-    #[test]
-    fn http1_response() {
-        replay(CORPUS, "http1_response", 50_000, super::http1_response);
-    }
-
-    #[test]
-    fn access_log() {
-        replay(CORPUS, "access_log", 50_000, super::access_log);
-    }
-
-    #[test]
-    fn svid() {
-        replay(CORPUS, "svid", 50_000, super::svid);
-    }
-
-    #[test]
-    fn traceparent() {
-        replay(CORPUS, "traceparent", 100_000, super::traceparent);
+    outrigger_replay::replays! {
+        http1_request: 50_000,
+        http1_response: 50_000,
+        access_log: 50_000,
+        svid: 50_000,
+        traceparent: 100_000,
     }
 }

@@ -37,17 +37,5 @@ pub fn identity(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_replay::replay;
-
-    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
-
-    #[test]
-    fn tunnel() {
-        replay(CORPUS, "tunnel", 100_000, super::tunnel);
-    }
-
-    #[test]
-    fn identity() {
-        replay(CORPUS, "identity", 100_000, super::identity);
-    }
+    outrigger_replay::replays! { tunnel: 100_000, identity: 100_000 }
 }

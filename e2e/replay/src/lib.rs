@@ -10,6 +10,18 @@ const FEWEST: usize = 8;
 /// Bytes of a file, and of what becomes of it.
 const LONGEST: usize = 4096;
 
+/// A test for each fuzz target of the module around: its name, and how many mutations it is run on. The corpora are in the
+/// crate's `fuzz/corpus/`.
+#[macro_export]
+macro_rules! replays {
+    ($($target:ident: $runs:expr),+ $(,)?) => {$(
+        #[test]
+        fn $target() {
+            $crate::replay(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus"), stringify!($target), $runs, super::$target);
+        }
+    )+};
+}
+
 /// Runs `target` on the files of `corpus`/`name`, and on `runs` mutations of them.
 ///
 /// # Panics
