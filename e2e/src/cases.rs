@@ -8,6 +8,9 @@ mod protocols;
 mod routes;
 mod verdicts;
 
+/// The shared proxy, where there is one.
+const SHARED: &str = "outrigger-system/shared-0";
+
 pub(crate) fn all() -> Vec<Case> {
     [verdicts::CASES, protocols::CASES, routes::CASES, disruption::CASES, hostile::CASES].concat()
 }

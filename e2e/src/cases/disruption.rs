@@ -12,6 +12,7 @@ use outrigger_testbed::{
 };
 use outrigger_wire::names::ports;
 
+use super::SHARED;
 use crate::{
     Case,
     raw::{PATIENCE, Wire, every},

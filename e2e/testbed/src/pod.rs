@@ -195,11 +195,6 @@ impl Pod {
         Ok(())
     }
 
-    /// For its proxies, from their next start on.
-    pub fn set_env(&mut self, name: &str, value: &str) {
-        self.spec.env.insert(name.to_owned(), value.to_owned());
-    }
-
     /// The sidecar; in a pod of the pool the shared proxy stands in its place.
     pub fn start_sidecar(&mut self) -> Result<()> {
         let mode = if self.spec.proxies == Proxies::Shared { "shared" } else { "sidecar" };

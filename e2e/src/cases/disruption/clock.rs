@@ -7,14 +7,9 @@ use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Machine, Mesh, Outcome, PodSpec, Spec, now_us, probe::wait_until};
 
 use super::{
-    CALLER, SHOP, after_second, answered_by, flawless,
-    kills::accepts,
-    load, mesh_of,
-    poison::{TRIAL, status},
-    service,
+    CALLER, SHARED, SHOP, after_second, answered_by, flawless, kills::accepts, load, mesh_of, poison::proven, service,
 };
 
-const SHARED: &str = "outrigger-system/shared-0";
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 /// A proxy looks at the wall clock once a minute while it waits, and tries again every half a minute at most.
@@ -73,7 +68,7 @@ pub(super) fn no_authority(machine: &Machine) -> Result<()> {
     answered_by(&load, "v1", begin)?;
     // Two deaths are the configuration's fault as long as that is new.
     for pod in [CALLER, "shop/app"] {
-        wait_until("the end of the first trial", TRIAL, || status(&mesh, pod).is_some_and(|it| it["on_trial"] == 0))?;
+        proven(&mesh, pod)?;
     }
     mesh.kill_controller()?;
     clock.set(14 * HOUR)?;

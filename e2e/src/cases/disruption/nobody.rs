@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Machine, Mesh, PodSpec, Proxies, Spec, probe::wait_until};
 
-use super::{kills::accepts, service};
+use super::{SHARED, kills::accepts, service};
 use crate::raw::{Message, PATIENCE, Wire};
 
 /// Has its sidecar all the time.
@@ -21,7 +21,6 @@ const CLOSED: &str = "shop/closed";
 const DIRECT: &str = "shop/direct";
 /// Not meshed.
 const DAVE: &str = "out/dave";
-const SHARED: &str = "outrigger-system/shared-0";
 const SERVICES: [(&str, &str); 2] = [(CLOSED, "10.96.3.10"), (DIRECT, "10.96.3.11")];
 
 /// A guard trusts a sidecar soon that has died once.

@@ -11,14 +11,13 @@ use outrigger_testbed::{
 use outrigger_wire::names::ports;
 use serde_json::Value;
 
-use super::{CALLER, answered_by, load, mesh_of, route};
+use super::{CALLER, SHARED, answered_by, load, mesh_of, route};
 use crate::raw::PATIENCE;
 
 const SWITCH: &str = "OUTRIGGER_TEST_POISON";
 const POISON: &str = "hemlock";
-const SHARED: &str = "outrigger-system/shared-0";
 /// A trial takes ten seconds.
-pub(super) const TRIAL: Duration = Duration::from_secs(30);
+const TRIAL: Duration = Duration::from_secs(30);
 /// A guard doesn't trust a sidecar at once that has died twice.
 const TRUST: Duration = Duration::from_secs(60);
 
@@ -26,16 +25,14 @@ pub(super) fn poison(machine: &Machine) -> Result<()> {
     let mut caller = PodSpec::new(CALLER);
     caller.env.insert(SWITCH.to_owned(), POISON.to_owned());
     let mut mesh = mesh_of(machine, caller)?;
-    let shared = mesh.pod_mut(SHARED)?;
-    shared.set_env(SWITCH, POISON);
-    shared.kill_sidecar()?;
-    shared.start_sidecar()?;
-    shared.wait_ready()?;
+    mesh.pod_mut(SHARED)?.spec.env.insert(SWITCH.to_owned(), POISON.to_owned());
+    mesh.kill_sidecar(SHARED)?;
+    mesh.restart_sidecar(SHARED)?;
     let before = pid(&mut mesh)?;
     let from = mesh.write("route.yaml", &route("v1"))?;
     let load = load(&mesh, 200, false, 20)?;
     answered_by(&load, "v1", from)?;
-    wait_until("the end of the first trial", TRIAL, || status(&mesh, CALLER).is_some_and(|it| it["on_trial"] == 0))?;
+    proven(&mesh, CALLER)?;
 
     mesh.write("route.yaml", &poisonous("v2"))?;
     for death in ["first", "second"] {
@@ -91,7 +88,13 @@ fn pid(mesh: &mut Mesh) -> Result<u32> {
     Ok(process.pid())
 }
 
-pub(super) fn status(mesh: &Mesh, pod: &str) -> Option<Value> {
+/// Waits until nothing is on trial any more.
+pub(super) fn proven(mesh: &Mesh, pod: &str) -> Result<()> {
+    let over = || status(mesh, pod).is_some_and(|it| it["on_trial"] == 0);
+    wait_until("the end of the first trial", TRIAL, over).map(drop)
+}
+
+fn status(mesh: &Mesh, pod: &str) -> Option<Value> {
     let page = probe::get(&mesh.pod(pod).ok()?.namespace, ports::ADMIN, "/config_dump").ok()?;
     serde_json::from_str::<Value>(&page.body).ok().map(|mut dump| dump["status"].take())
 }

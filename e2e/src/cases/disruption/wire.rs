@@ -6,11 +6,10 @@ use anyhow::{Result, ensure};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_testbed::{Load, LoadSpec, Machine, Mesh, PodSpec, Proxies, now_us, probe::wait_until};
 
-use super::{CALLER, SHOP, after_second, flawless, kills::accepts, service};
+use super::{CALLER, SHARED, SHOP, after_second, flawless, kills::accepts, service};
 use crate::capture::Capture;
 
 const APP: &str = "shop/app";
-const SHARED: &str = "outrigger-system/shared-0";
 /// Not meshed, both.
 const DAVE: &str = "out/dave";
 const ERIN: &str = "out/erin";

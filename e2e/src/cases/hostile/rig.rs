@@ -18,6 +18,8 @@ use outrigger_testbed::{
 };
 use outrigger_wire::names::{alpn, ports};
 
+pub(super) use crate::cases::SHARED;
+
 use super::{
     backend::{self, Backend},
     peer::{Credentials, Peer},
@@ -29,7 +31,6 @@ pub(super) const CLIENT: &str = "hostile/client";
 pub(super) const LONE: &str = "hostile/lone";
 /// Not meshed, so nothing of what it sends is captured on its way out.
 pub(super) const BARE: &str = "hostile/bare";
-pub(super) const SHARED: &str = "outrigger-system/shared-0";
 
 const SERVER_ADDRESS: [u8; 4] = [10, 96, 66, 1];
 const LONE_ADDRESS: [u8; 4] = [10, 96, 66, 2];

@@ -15,12 +15,12 @@ use super::{
     peer::{Peer, request, say},
     question::{Verdict, exchange, http_verdict},
 };
+use crate::cases::SHARED;
 
 const MALLORY: &str = "shop/mallory";
 const VICTIM: &str = "shop/victim";
 const VAULT: &str = "shop/vault";
 const DAVE: &str = "out/dave";
-const SHARED: &str = "outrigger-system/shared-0";
 
 const HTTP: u16 = 8080;
 const STORE: u16 = 6379;

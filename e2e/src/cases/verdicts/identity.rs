@@ -8,11 +8,12 @@ use outrigger_wire::{
 };
 use tonic::{Code, Status};
 
+use crate::cases::SHARED;
+
 use super::peer::{Peer, authorised, block_on, controller, token};
 
 const MALLORY: &str = "shop/mallory";
 const VICTIM: &str = "shop/victim";
-const SHARED: &str = "outrigger-system/shared-0";
 const VICTIMS_NAME: &str = "spiffe://cluster.local/ns/shop/sa/victim";
 
 pub(super) fn own_alone(machine: &Machine) -> Result<()> {
