@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use outrigger_testbed::Pod;
 
 /// Anything that takes longer has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// One end of a connection.
 #[derive(Debug)]

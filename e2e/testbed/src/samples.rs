@@ -88,6 +88,12 @@ impl Samples {
         Self(self.0.iter().filter(|sample| (from..to).contains(&sample.scheduled)).cloned().collect())
     }
 
+    /// Those that were due and had ended within.
+    pub fn whole_within(&self, from: u64, to: u64) -> Self {
+        let whole = |sample: &&Sample| sample.scheduled >= from && sample.done < to;
+        Self(self.0.iter().filter(whole).cloned().collect())
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Machine, Mesh, Outcome, PodSpec, Spec, now_us, probe::wait_until};
 
 use super::{
-    CALLER, SHARED, SHOP, after_second, answered_by, flawless, kills::accepts, load, mesh_of, poison::proven, service,
+    CALLER, SHARED, SHOP, after_second, all_accept, answered_by, flawless, load, mesh_of, poison::proven, service,
 };
 
 const MINUTE: i64 = 60;
@@ -33,7 +33,7 @@ pub(super) fn differ(machine: &Machine) -> Result<()> {
     mesh.kill_sidecar(name)?;
     mesh.pod_mut(name)?.spec.wrapper.clone_from(&behind.wrapper);
     mesh.restart_sidecar(name)?;
-    wait_until("a sidecar that accepts", NOTICE, || mesh.pod(name).is_ok_and(accepts))?;
+    all_accept(&mesh, &[name])?;
     let begin = now_us();
     let load = load(&mesh, 200, false, 20)?;
     for version in ["v1", "v2", "v3"] {
@@ -79,7 +79,7 @@ pub(super) fn no_authority(machine: &Machine) -> Result<()> {
     for pod in ["shop/app", CALLER] {
         deaths.push(mesh.kill_sidecar(pod)?);
         mesh.restart_sidecar(pod)?;
-        wait_until("a sidecar that accepts", NOTICE, || mesh.pod(pod).is_ok_and(accepts))?;
+        all_accept(&mesh, &[pod])?;
     }
     let near_the_end = now_us();
     after_second(&load, near_the_end)?;

@@ -17,11 +17,10 @@ use http::{HeaderMap, HeaderValue, header::HOST};
 use outrigger_testbed::{Load, LoadSpec, Machine, PodSpec, net::GATEWAY, now_us, probe::wait_until};
 use outrigger_wire::names::ports;
 
-use super::{CALLER, SHOP, after_second, answered_by, flawless, kills::accepts, mesh_of, route};
+use super::{CALLER, SHOP, after_second, all_accept, answered_by, flawless, mesh_of, route};
 use crate::raw::PATIENCE;
 
 const CONTROLLER: &str = "controller.mesh.test";
-const TRUST: Duration = Duration::from_secs(20);
 /// A proxy that can't find its controller tries again every half a minute, at most.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -52,7 +51,7 @@ pub(super) fn down(machine: &Machine) -> Result<()> {
     let killed = mesh.kill_sidecar(CALLER)?;
     after_second(&load, killed.gone)?;
     mesh.restart_sidecar(CALLER)?;
-    wait_until("the sidecar accepts that was started without DNS", TRUST, || mesh.pod(CALLER).is_ok_and(accepts))?;
+    all_accept(&mesh, &[CALLER]).context("started without DNS")?;
     let back = now_us();
     after_second(&load, back)?;
     let questions = || resolver.asked.load(Ordering::Relaxed) - before;

@@ -7,21 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{
-    Kill, Load, LoadSpec, Machine, Mesh, Pod, PodSpec, Samples, Spec, now_us,
-    probe::{self, wait_until},
-    samples::Deaths,
+    Kill, Load, LoadSpec, Machine, Mesh, PodSpec, Samples, Spec, now_us, probe::wait_until, samples::Deaths,
 };
-use outrigger_wire::names::ports;
 
-use super::service;
+use super::{TRUST, accepts, service};
 
 const PAIRS: usize = 8;
 const KILLS: usize = 100;
 const CALLS: usize = 100_000;
 /// Calls per second of each caller: about half of what two cores can do, since others may want them, too.
 const RATE: u32 = 100;
-/// No guard waits longer than half a minute.
-const TRUST: Duration = Duration::from_secs(60);
 
 /// One caller and whom it calls.
 struct Pair {
@@ -97,13 +92,6 @@ fn judge(pairs: Vec<Pair>, took: Duration) -> Result<()> {
 
 fn calls(pairs: &[Pair]) -> usize {
     pairs.iter().map(|pair| pair.load.count()).sum()
-}
-
-/// Whether the pod's sidecar has its sockets, by its guard's word.
-pub(super) fn accepts(pod: &Pod) -> bool {
-    let page = probe::get(&pod.namespace, ports::GUARD_ADMIN, "/config_dump");
-    let dump = page.ok().and_then(|page| serde_json::from_str::<serde_json::Value>(&page.body).ok());
-    dump.is_some_and(|dump| dump["guard"]["state"] == "standby")
 }
 
 fn mesh(machine: &Machine) -> Result<Mesh> {

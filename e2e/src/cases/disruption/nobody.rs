@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Machine, Mesh, PodSpec, Proxies, Spec, probe::wait_until};
 
-use super::{SHARED, kills::accepts, service};
+use super::{SHARED, all_accept, service};
 use crate::raw::{Message, PATIENCE, Wire};
 
 /// Has its sidecar all the time.
@@ -22,9 +22,6 @@ const DIRECT: &str = "shop/direct";
 /// Not meshed.
 const DAVE: &str = "out/dave";
 const SERVICES: [(&str, &str); 2] = [(CLOSED, "10.96.3.10"), (DIRECT, "10.96.3.11")];
-
-/// A guard trusts a sidecar soon that has died once.
-const TRUST: Duration = Duration::from_secs(20);
 
 /// Who answers a call, if anybody does.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,19 +45,22 @@ pub(super) fn nobody(machine: &Machine) -> Result<()> {
     with_shared_proxy(&mesh).context("a shared proxy again")?;
     for pod in [CLOSED, DIRECT] {
         mesh.restart_sidecar(pod)?;
-        wait_until("a sidecar that accepts", TRUST, || mesh.pod(pod).is_ok_and(accepts))?;
     }
     all_is_well(&mesh).context("in the end").with_context(|| mesh.tails())
 }
 
 /// Every call is answered, those of services by sidecars: the app sees its own proxy.
 fn all_is_well(mesh: &Mesh) -> Result<()> {
+    all_accept(mesh, &[WELL, CLOSED, DIRECT])?;
     for caller in [WELL, CLOSED, DIRECT] {
         for (callee, ip) in SERVICES.into_iter().filter(|(callee, _)| *callee != caller) {
             let before = requests(mesh, caller);
             answered(mesh, caller, SocketAddr::new(ip.parse()?, 80))
                 .with_context(|| format!("{caller} to the service of {callee}"))?;
-            ensure!(requests(mesh, caller) > before, "{caller}'s sidecar didn't carry its call of {callee}");
+            // Counted once the answer has been given, which may be a moment after it was read.
+            wait_until(&format!("{caller}'s sidecar carried its call of {callee}"), PATIENCE, || {
+                requests(mesh, caller) > before
+            })?;
         }
         answered(mesh, caller, app(mesh, DAVE)?).with_context(|| format!("{caller} to {DAVE}"))?;
     }

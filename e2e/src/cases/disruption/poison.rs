@@ -11,15 +11,13 @@ use outrigger_testbed::{
 use outrigger_wire::names::ports;
 use serde_json::Value;
 
-use super::{CALLER, SHARED, answered_by, load, mesh_of, route};
+use super::{CALLER, SHARED, TRUST, answered_by, load, mesh_of, route};
 use crate::raw::PATIENCE;
 
 const SWITCH: &str = "OUTRIGGER_TEST_POISON";
 const POISON: &str = "hemlock";
 /// A trial takes ten seconds.
 const TRIAL: Duration = Duration::from_secs(30);
-/// A guard doesn't trust a sidecar at once that has died twice.
-const TRUST: Duration = Duration::from_secs(60);
 
 pub(super) fn poison(machine: &Machine) -> Result<()> {
     let mut caller = PodSpec::new(CALLER);

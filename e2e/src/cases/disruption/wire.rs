@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use outrigger_testbed::{Load, LoadSpec, Machine, Mesh, PodSpec, Proxies, now_us, probe::wait_until};
+use outrigger_testbed::{Load, LoadSpec, Machine, Mesh, PodSpec, Proxies, now_us};
 
-use super::{CALLER, SHARED, SHOP, after_second, flawless, kills::accepts, service};
+use super::{CALLER, SHARED, SHOP, after_second, all_accept, flawless, service};
 use crate::capture::Capture;
 
 const APP: &str = "shop/app";
@@ -16,7 +16,6 @@ const ERIN: &str = "out/erin";
 /// Sent with every call, and given back in its answer's body.
 const HIDDEN: &str = "marker-of-meshed-pods";
 const SHOWN: &str = "marker-of-unmeshed-pods";
-const TRUST: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -44,7 +43,7 @@ pub(super) fn kills(machine: &Machine) -> Result<()> {
             mesh.restart_sidecar(pod)?;
         }
         // Both, since shared proxies carry what their guards don't trust them with yet.
-        wait_until("sidecars that accept", TRUST, || [CALLER, APP].iter().all(|pod| mesh.pod(pod).is_ok_and(accepts)))?;
+        all_accept(&mesh, &[CALLER, APP])?;
     }
     let well = now_us();
     after_second(&meshed, well)?;
