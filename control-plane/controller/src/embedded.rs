@@ -46,6 +46,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         certificate: OwnCertificate::new(Arc::clone(&authority), certificate::names(None))?,
         authority,
         authenticator: Arc::new(Authenticator::Files(TokenFiles::new(tokens, snapshots))),
+        departures: None,
     };
     let ended = serve::run(proxies, &observed, source, pending(), &mut signals).await;
     ended.and(admin.await.context("admin"))

@@ -8,10 +8,10 @@ use kube::{Client, Config, config::KubeConfigOptions};
 use outrigger_ca::Authority;
 use outrigger_kube::{
     Settings,
+    acknowledged::Acknowledgements,
     cluster::{self, Derived, Namespace, Sinks, Store, WatchStatus},
     leader,
     lease::Leadership,
-    trusted::TrustCount,
     unmeshed,
 };
 use outrigger_webhook::InjectorConfig;
@@ -28,6 +28,7 @@ use crate::{
     args::{Args, ClusterArgs},
     authenticate::Authenticator,
     certificate::{self, OwnCertificate},
+    departures::Departures,
     injector,
     metrics::{ClusterView, Observed},
     root_secret::{Loaded, News, RootSecret},
@@ -176,18 +177,21 @@ impl Mesh {
         let (settings, pem) = (roots.settings.subscribe(), roots.pem.subscribe());
         let mut leading = self.lead(outputs.reports, pem, injector.version.clone());
         let injector = Arc::new(ArcSwap::from_pointee(injector));
+        let acknowledged = Arc::new(self.acknowledged(roots.pem.subscribe()));
+        let departures = Departures::new(Arc::clone(&acknowledged));
 
         let mut followers = JoinSet::new();
         if let Some(file) = self.of.injector_config.clone() {
             followers.spawn(injector::follow(file, Arc::clone(&injector)));
         }
         followers.spawn(Arc::clone(&shown).keep_fresh());
+        followers.spawn(departures.clone().run());
         followers.spawn({
             let authority = Arc::clone(&authority);
-            let known = self.known_roots(roots.pem.subscribe());
+            let acknowledged = Arc::clone(&acknowledged);
             async move {
                 let news = |news| roots.tell(&authority, news);
-                root.follow(loaded.data, &authority, news, || known.missing()).await;
+                root.follow(loaded.data, &authority, news, || acknowledged.roots()).await;
             }
         });
         let stop = webhook::Stop { drain: self.observed.stop.clone(), end: self.end.clone() };
@@ -211,6 +215,7 @@ impl Mesh {
             authority,
             certificate,
             authenticator: Arc::new(Authenticator::Reviews(Arc::clone(&self.reviews))),
+            departures: Some(departures),
         };
         // The Lease is given back at once, while proxies move to other replicas.
         let ended = serve::run(proxies, &self.observed, source, work, signals).await;
@@ -233,10 +238,10 @@ impl Mesh {
         })
     }
 
-    fn known_roots(&self, pem: watch::Receiver<Arc<str>>) -> TrustCount {
+    fn acknowledged(&self, pem: watch::Receiver<Arc<str>>) -> Acknowledgements {
         let own = self.of.pod_name.clone().unwrap_or_default();
         let (token, holdings) = (self.of.token.clone(), Arc::clone(&self.observed.acks) as _);
-        TrustCount::new(self.client.clone(), own, pem, token, self.derived.clone(), holdings)
+        Acknowledgements::new(self.client.clone(), own, pem, token, self.derived.clone(), holdings)
     }
 
     fn lead(

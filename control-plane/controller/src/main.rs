@@ -8,6 +8,7 @@ mod args;
 mod authenticate;
 mod certificate;
 mod confidential;
+mod departures;
 mod embedded;
 #[cfg(test)]
 mod fake;

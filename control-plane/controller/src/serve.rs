@@ -16,7 +16,9 @@ use tokio::{
 };
 use tonic::service::Routes;
 
-use crate::{authenticate::Authenticator, certificate::OwnCertificate, grpc::Server, metrics::Observed};
+use crate::{
+    authenticate::Authenticator, certificate::OwnCertificate, departures::Departures, grpc::Server, metrics::Observed,
+};
 
 /// Lifetime of workload certificates.
 const WORKLOAD_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -33,6 +35,8 @@ pub(crate) struct Proxies {
     pub(crate) authority: Arc<Authority>,
     pub(crate) certificate: Arc<OwnCertificate>,
     pub(crate) authenticator: Arc<Authenticator>,
+    /// Only where pods end.
+    pub(crate) departures: Option<Departures>,
 }
 
 // === impl Signals ===
@@ -85,11 +89,11 @@ pub(crate) async fn run(
     work: impl Future<Output = anyhow::Error>,
     signals: &mut Signals,
 ) -> Result<()> {
-    let Proxies { listener, authority, certificate, authenticator } = proxies;
+    let Proxies { listener, authority, certificate, authenticator, departures } = proxies;
     let mut snapshots = observed.snapshots.clone();
     let routes = Routes::new(Ads::new(snapshots.clone(), Arc::clone(&observed.acks)))
-        .add_service(Certificates::new(authority, WORKLOAD_TTL).into_service())
-        .prepare();
+        .add_service(Certificates::new(authority, WORKLOAD_TTL).into_service());
+    let routes = departures.into_iter().fold(routes, |routes, it| routes.add_service(it.into_service())).prepare();
     let renewal = tokio::spawn(Arc::clone(&certificate).keep_fresh());
     let server = Server::new(certificate, authenticator, routes)?;
     let mut grpc = tokio::spawn({

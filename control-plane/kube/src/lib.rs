@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+pub mod acknowledged;
 mod api;
 pub mod cluster;
 pub mod convert;
@@ -19,7 +20,6 @@ pub mod pod;
 mod publish;
 pub mod slice;
 mod status;
-pub mod trusted;
 pub mod unmeshed;
 
 pub use outrigger_crds::Problem;

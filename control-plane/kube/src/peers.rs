@@ -2,6 +2,7 @@
 //! over HTTPS and how an answer is made; the server side is mounted by the controller.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -17,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, api::ListParams};
 use outrigger_model::{
-    Affects, Effects, Holdings, MeshSnapshot, Reach,
+    Affects, Effects, Holdings, MeshSnapshot, Reach, departures,
     held::{Answer, Counted, Marks, Question},
 };
 use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE, ports::WEBHOOK, type_url};
@@ -42,6 +43,8 @@ mod tests;
 pub const PATH: &str = "/peer/acks";
 /// Among objects: not one of them, but the roots that are served.
 pub(crate) const ROOTS: &str = "Trust";
+/// Before a workload's name, among objects: all that leads to it.
+pub(crate) const DEPARTURE: &str = "Departure/";
 /// For one peer, from connecting to the last byte.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long addresses of others are good.
@@ -107,9 +110,15 @@ pub(crate) fn count(
     affects: &Affects,
     holdings: &dyn Holdings,
 ) -> BTreeMap<String, Counted> {
-    let roots = Effects::from([(type_url::TRUST, Reach::All)]);
-    let effects = objects.iter().map(|object| if *object == ROOTS { &roots } else { affects.of(object) });
-    let effects: Vec<&Effects> = effects.collect();
+    let leaving: Vec<&str> = objects.iter().filter_map(|object| object.strip_prefix(DEPARTURE)).collect();
+    let mut leaving = departures(snapshot, &leaving).into_iter();
+    let effects = objects.iter().map(|object| match *object {
+        ROOTS => Cow::Owned(Effects::from([(type_url::TRUST, Reach::All)])),
+        _ if object.starts_with(DEPARTURE) => Cow::Owned(leaving.next().unwrap_or_default().effects),
+        _ => Cow::Borrowed(affects.of(object)),
+    });
+    let effects: Vec<Cow<'_, Effects>> = effects.collect();
+    let effects: Vec<&Effects> = effects.iter().map(AsRef::as_ref).collect();
     let mut marks = Marks::new(snapshot);
     let counted = holdings.held(snapshot, &effects).into_iter().zip(&effects);
     let counted = counted.map(|(held, effects)| Counted { mark: marks.of(effects), held });

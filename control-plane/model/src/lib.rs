@@ -9,6 +9,7 @@ pub mod snapshot;
 mod access;
 mod affects;
 mod build;
+mod departure;
 mod finding;
 #[cfg(test)]
 mod fixtures;
@@ -18,6 +19,7 @@ mod traffic;
 
 pub use affects::{Affects, Effects, Reach};
 pub use build::{Built, build};
+pub use departure::{Departure, departures};
 pub use finding::{Concern, Finding, Reason};
 pub use held::{Held, Holdings};
 pub use inputs::Inputs;

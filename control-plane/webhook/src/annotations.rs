@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// All that may stand behind the prefix, apart from the mode and the injector's own word.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     "skip-inbound-ports",
     "skip-outbound-ports",
     "skip-outbound-cidrs",
@@ -18,6 +18,7 @@ const KNOWN: [&str; 15] = [
     "access-log",
     "log",
     "drain-seconds",
+    "departure-seconds",
     "sidecar-cpu-request",
     "sidecar-cpu-limit",
     "sidecar-memory-request",
@@ -71,6 +72,7 @@ fn set(settings: &mut InjectorConfig, name: &str, text: &str) -> Result<(), (Str
         "workers" => config::workers(text).map(|workers| settings.workers = workers).map_err(own),
         "log" => config::log(text).map(|log| settings.log = log).map_err(own),
         "drain-seconds" => config::seconds(text).map(|seconds| settings.drain_seconds = seconds).map_err(own),
+        "departure-seconds" => config::departure(text).map(|seconds| settings.departure_seconds = seconds).map_err(own),
         "access-log" => match AccessLog::parse(text) {
             Some(format) => {
                 settings.access_log = format;

@@ -10,7 +10,7 @@ use crate::refusal::{Problems, line};
 mod check;
 mod resources;
 
-pub(crate) use check::{check_resources, cidr, log, port, seconds, workers};
+pub(crate) use check::{check_resources, cidr, departure, log, port, seconds, workers};
 pub use resources::{Amounts, ContainerResources, Resources};
 
 /// Settings of the injector. Every field may be left out.
@@ -31,6 +31,9 @@ pub struct InjectorConfig {
     pub workers: usize,
     /// Seconds that connections may take to end after SIGTERM. Default: 30.
     pub drain_seconds: u64,
+    /// Seconds for which an app isn't told to end while somebody may still call its pod, at most half of the pod's grace
+    /// period; 0: it is told at once. Default: 10.
+    pub departure_seconds: u64,
     /// Leave IPv6 alone. Default: false.
     pub no_ipv6: bool,
     /// Ports of pods that are reached without a proxy. A pod's annotation adds to them, as to the next two.
@@ -81,6 +84,7 @@ impl Default for InjectorConfig {
             access_log: AccessLog::default(),
             workers: 1,
             drain_seconds: 30,
+            departure_seconds: 10,
             no_ipv6: false,
             skip_inbound_ports: Vec::new(),
             skip_outbound_ports: Vec::new(),

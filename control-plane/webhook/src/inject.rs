@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     annotations,
     config::InjectorConfig,
-    containers,
+    containers, departure,
     patch::{Operations, Place},
     pod::{Container, Mode, Pod},
     probes,
@@ -214,6 +214,7 @@ fn patch(pod: Pod<'_>, mode: Mode, settings: &InjectorConfig, warnings: &mut Vec
     let mut operations = Operations::default();
     // First of all, while containers are where they were found.
     probes::rewrite(pod, &settings.skip_inbound_ports, &mut operations, warnings);
+    departure::await_callers(pod, settings.departure_seconds, &mut operations);
     let spec = Place::new(&["spec"]);
     operations.prepend(&spec.of("initContainers"), pod.list("initContainers"), containers::containers(mode, settings));
     operations.append(&spec.of("volumes"), pod.list("volumes"), containers::volumes());

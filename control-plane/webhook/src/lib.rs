@@ -7,6 +7,7 @@
 mod annotations;
 mod config;
 mod containers;
+mod departure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod inject;

@@ -1,10 +1,14 @@
 //! The guard: holds the sockets, carries at layer 4 while the sidecar can't.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
-use outrigger_config::Role;
+use outrigger_config::{Bootstrap, Departure as Departed, Role};
 use outrigger_dataplane::{
+    admin::Departure,
     guard::{self, Authority, GuardConfig, View},
     handover::Names,
     listeners::Ports,
@@ -63,7 +67,31 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool, captu
     Ok(())
 }
 
-/// It shows who accepts, and probes the app for the kubelet.
+/// For the kubelet, before it tells the app to end.
+fn departure(bootstrap: Bootstrap) -> Departure {
+    let bootstrap = Arc::new(bootstrap);
+    Box::new(move |within| {
+        let bootstrap = bootstrap.clone();
+        Box::pin(async move {
+            let begun = Instant::now();
+            let how = outrigger_config::departed(&bootstrap, within).await;
+            let took = begun.elapsed();
+            match how {
+                Departed::Left => {
+                    tracing::info!(?took, "all callers know that this pod ends");
+                    format!("left after {took:.1?}\n")
+                }
+                Departed::TimeOver(missing) => {
+                    tracing::warn!(?took, missing, "this pod ends before all callers are known to know");
+                    format!("not all are known to have left after {took:.1?}: {missing}\n")
+                }
+                Departed::Unknown => "the controller is of a version that doesn't count\n".to_owned(),
+            }
+        })
+    })
+}
+
+/// It shows who accepts, probes the app for the kubelet, and tells it when nobody calls any more.
 fn face(
     base: &Base,
     authority: watch::Receiver<Option<Authority>>,
@@ -79,7 +107,7 @@ fn face(
         admin: ports::GUARD_ADMIN,
         readiness: Box::new(move || view.readiness()),
         alive: Box::new(|| Box::pin(std::future::ready(()))),
-        tcp_probes: true,
+        departure: Some(departure(settings.bootstrap(Role::Guard))),
         more: Box::new(move || [("guard".to_owned(), shown.dump())].into_iter().collect()),
     }
 }

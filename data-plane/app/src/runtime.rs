@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use outrigger_config::{Bootstrap, ClientStatus, Restored};
 use outrigger_core::Store;
 use outrigger_dataplane::{
-    admin::{self, Admin, Alive, Extra, Readiness},
+    admin::{self, Admin, Alive, Departure, Extra, Readiness},
     listeners::bind_address,
     memory::{self, Trimmer},
     telemetry::Metrics,
@@ -66,8 +66,8 @@ pub(crate) struct Face {
     pub(crate) admin: u16,
     pub(crate) readiness: Readiness,
     pub(crate) alive: Alive,
-    /// Whether its health interface probes the pod's app.
-    pub(crate) tcp_probes: bool,
+    /// Its health interface answers for the pod's app, too.
+    pub(crate) departure: Option<Departure>,
     /// Entries of the dump that others don't have.
     pub(crate) more: Extra,
 }
@@ -153,7 +153,7 @@ impl Start {
         if let Some(address) = settings.health {
             let listener = bind_address(address).and_then(TcpListener::from_std);
             let listener = listener.with_context(|| format!("health address {address}"))?;
-            tokio::spawn(admin::serve_health(listener, admin_parts, face.tcp_probes));
+            tokio::spawn(admin::serve_health(listener, admin_parts, face.departure));
         }
         tokio::spawn(base.tls.clone().follow());
         tokio::spawn(watch_readiness(base.store.clone(), base.tls.clone(), ready, base.metrics.clone()));
@@ -181,7 +181,7 @@ impl Base {
                     }
                 })
             }),
-            tcp_probes: false,
+            departure: None,
             more: Box::new(Default::default),
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 mod backoff;
 mod certificate;
 mod client;
+mod departure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod poison;
@@ -22,6 +23,7 @@ mod stream;
 mod taster;
 mod trial;
 
+pub use departure::{Departure, departed};
 use state::State;
 pub use status::{CertificateStatus, ClientStatus, Refusal, Status};
 pub use taster::taste;

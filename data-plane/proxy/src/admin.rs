@@ -45,6 +45,9 @@ pub type Extra = Box<dyn Fn() -> serde_json::Map<String, serde_json::Value> + Se
 /// Sets the log filter, or says what is wrong with it.
 pub type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
+/// Waits until nobody calls the pod any more, or for so long; says how that went, in a line.
+pub type Departure = Box<dyn Fn(Duration) -> BoxFuture<'static, String> + Send + Sync>;
+
 /// How long a proxy that is alive may take to show it; the kubelet waits for a second.
 const ALIVE_WITHIN: Duration = Duration::from_millis(700);
 

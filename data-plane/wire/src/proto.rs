@@ -12,6 +12,11 @@ pub mod ca {
     include!("generated/outrigger.ca.v1alpha1.rs");
 }
 
+/// Pods that are about to end.
+pub mod departure {
+    include!("generated/outrigger.departure.v1alpha1.rs");
+}
+
 /// The xDS transport (Envoy's `service.discovery.v3`), wire-compatible subset.
 pub mod envoy {
     pub mod config {

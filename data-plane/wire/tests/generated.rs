@@ -5,6 +5,7 @@ use std::{env, fs, path::Path};
 const FILES: &[&str] = &[
     "outrigger/config/v1alpha1/config.proto",
     "outrigger/ca/v1alpha1/ca.proto",
+    "outrigger/departure/v1alpha1/departure.proto",
     "envoy/service/discovery/v3/discovery.proto",
 ];
 

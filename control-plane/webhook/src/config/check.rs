@@ -11,6 +11,9 @@ const MAX_WORKERS: usize = 64;
 /// Nobody waits for longer than a day.
 const MAX_DRAIN_SECONDS: u64 = 24 * 3600;
 
+/// Acknowledgements that haven't come within an hour won't.
+const MAX_DEPARTURE_SECONDS: u64 = 3600;
+
 /// What is wrong with a value, and what to do about it.
 type Fault = (String, &'static str);
 
@@ -25,6 +28,7 @@ pub(super) fn check(config: &InjectorConfig, problems: &mut Problems) {
     add(problems, "log", log(&config.log));
     add(problems, "workers", workers(&config.workers.to_string()));
     add(problems, "drainSeconds", seconds(&config.drain_seconds.to_string()));
+    add(problems, "departureSeconds", departure(&config.departure_seconds.to_string()));
     for (field, ports) in
         [("skipInboundPorts", &config.skip_inbound_ports), ("skipOutboundPorts", &config.skip_outbound_ports)]
     {
@@ -103,6 +107,11 @@ pub(crate) fn workers(text: &str) -> Result<usize, Fault> {
 pub(crate) fn seconds(text: &str) -> Result<u64, Fault> {
     let number = text.parse().ok().filter(|number| *number <= MAX_DRAIN_SECONDS);
     number.ok_or_else(|| (format!("{text:?} is no number of seconds"), "write a number from 0 to 86400"))
+}
+
+pub(crate) fn departure(text: &str) -> Result<u64, Fault> {
+    let number = text.parse().ok().filter(|number| *number <= MAX_DEPARTURE_SECONDS);
+    number.ok_or_else(|| (format!("{text:?} is no number of seconds"), "write a number from 0 to 3600"))
 }
 
 pub(crate) fn port(text: &str) -> Result<u16, Fault> {

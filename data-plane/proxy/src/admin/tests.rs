@@ -66,7 +66,8 @@ async fn running() -> Running {
     let (listener, open) = (listen(), listen());
     let (address, health) = (listener.local_addr().unwrap(), open.local_addr().unwrap());
     tokio::spawn(serve(listener, admin.clone()));
-    tokio::spawn(serve_health(open, admin.clone(), true));
+    let departure: Departure = Box::new(|within| Box::pin(async move { format!("waited {within:?}\n") }));
+    tokio::spawn(serve_health(open, admin.clone(), Some(departure)));
     Running { address, health, admin, ready, hangs, levels }
 }
 
@@ -157,6 +158,18 @@ async fn a_tcp_probe_says_whether_the_app_accepts() {
     for port in ["0", "15006", "15021", "15023", "65536", "-1", "80/x"] {
         assert_eq!(running.health("GET", &format!("/probe/tcp/{port}")).await, 404, "{port}");
     }
+}
+
+#[tokio::test]
+async fn the_kubelet_waits_for_a_departure() {
+    let running = running().await;
+    let request = "GET /departure?seconds=7 HTTP/1.1\r\nhost: 10.1.0.7:15023\r\nconnection: close\r\n\r\n";
+    let answer = Running::send_to(running.health, request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("waited 7s\n"), "{answer}");
+    for query in ["", "?seconds=", "?seconds=-1", "?seconds=65536", "?minutes=1"] {
+        assert_eq!(running.health("GET", &format!("/departure{query}")).await, 400, "{query}");
+    }
+    assert_eq!(running.health("GET", "/departures?seconds=7").await, 404);
 }
 
 #[tokio::test]

@@ -51,11 +51,16 @@ impl Steady {
             let target = target.parse().map_err(anyhow::Error::msg)?;
             cluster.load(NAMESPACE, &caller, &LoadSpec { keep_alive, ..LoadSpec::new(target, rate) })
         };
-        let steady = Self(vec![
+        Self::of(vec![
             ("HTTP", load(format!("echo://{back}:9898/echo"), 40, false)?),
             ("HTTP through the front", load(format!("echo://{front}:9898/echo"), 20, false)?),
             ("gRPC", load(format!("grpc-echo://{back}:9999"), 40, true)?),
-        ]);
+        ])
+    }
+
+    /// Waits until all of it is answered.
+    pub(crate) fn of(loads: Vec<(&'static str, Load)>) -> Result<Self> {
+        let steady = Self(loads);
         steady.goes_on(40)?;
         Ok(steady)
     }

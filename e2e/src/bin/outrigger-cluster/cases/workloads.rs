@@ -3,9 +3,10 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use outrigger_testbed::LoadSpec;
 use serde_json::Value;
 
-use super::{case, install::SYSTEM, on_nodes, shop};
+use super::{case, install::SYSTEM, on_nodes, podinfo::Steady, shop};
 use crate::{
     Case,
     cluster::{Cluster, text, until},
@@ -13,6 +14,7 @@ use crate::{
 
 pub(super) const CASES: &[Case] = &[
     case("workloads: a StatefulSet with probes of every kind", stateful),
+    case("workloads: a rolling restart of apps that end at once", rolling),
     case("workloads: exec, logs, port-forward, debug", by_hand),
     on_nodes("workloads: the controllers' memory", memory),
 ];
@@ -45,6 +47,35 @@ fn stateful(cluster: &Cluster) -> Result<()> {
         pods.iter().filter_map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64()).sum();
     ensure!(restarts == 0, "a probe failed: {restarts} restarts");
     cluster.kubectl(&["delete", "-n", shop::NAMESPACE, "statefulset/ledger", "service/ledger", "--wait=false"])?;
+    Ok(())
+}
+
+/// Apps without a hook, which die of SIGTERM with all that they have, under calls that may not be repeated: none fails, as
+/// they are told to end only once nobody calls them any more.
+fn rolling(cluster: &Cluster) -> Result<()> {
+    shop::open(cluster)?;
+    let (front, address) = (shop::front(cluster)?, cluster.address(shop::NAMESPACE, "catalog-v1")?);
+    let load = |keep_alive| {
+        let target = format!("echo://{address}:80/echo").parse().map_err(anyhow::Error::msg)?;
+        cluster.load(shop::NAMESPACE, &front, &LoadSpec { keep_alive, ..LoadSpec::new(target, 100) })
+    };
+    let steady = Steady::of(vec![("POST", load(false)?), ("POST, kept alive", load(true)?)])?;
+    let waited = || -> Result<Vec<String>> {
+        let selector = "app.kubernetes.io/component=controller";
+        let log = cluster.kubectl(&["logs", "-n", SYSTEM, "-l", selector, "--tail=-1"])?;
+        let of = |line: &&str| line.contains("has waited for its callers") && line.contains("shop/catalog-v1-");
+        Ok(log.lines().filter(of).map(str::to_owned).collect())
+    };
+    let before = waited()?.len();
+    for _ in 0..3 {
+        cluster.restart(shop::NAMESPACE, "catalog-v1")?;
+        steady.goes_on(100)?;
+    }
+    cluster.until_pods(shop::NAMESPACE, "app=catalog,version=v1", 2)?;
+    steady.finish(&[])?;
+    let departures = waited()?.split_off(before);
+    ensure!(departures.len() == 6, "six pods have ended: {departures:?}");
+    ensure!(departures.iter().all(|line| !line.contains("missing")), "not all had left: {departures:?}");
     Ok(())
 }
 

@@ -1,0 +1,115 @@
+//! Whether every proxy that is connected to any replica has acknowledged what must be known everywhere before something
+//! else may happen: new roots, before anything is signed by one; that a pod is ending, before its app is told to.
+
+use std::{path::PathBuf, sync::Arc};
+
+use kube::Client;
+use outrigger_model::{
+    Holdings, departures,
+    held::{Answer, Counted, Question},
+};
+use tokio::sync::watch;
+
+use crate::{
+    cluster::Derived,
+    peers::{DEPARTURE, Peers, ROOTS},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Counts here and at the other replicas.
+pub struct Acknowledgements {
+    peers: Peers,
+    derived: watch::Receiver<Option<Arc<Derived>>>,
+    holdings: Arc<dyn Holdings>,
+}
+
+/// What was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    /// Connected proxies.
+    proxies: u32,
+    /// Those that have in force what this replica serves.
+    current: u32,
+    /// Replicas that don't answer, or don't serve the same.
+    apart: usize,
+}
+
+// === impl Acknowledgements ===
+
+impl Acknowledgements {
+    /// `own` is the name of this replica's pod; `roots` (PEM) and the token are for calls to other replicas.
+    pub fn new(
+        client: Client,
+        own: String,
+        roots: watch::Receiver<Arc<str>>,
+        token_file: PathBuf,
+        derived: watch::Receiver<Option<Arc<Derived>>>,
+        holdings: Arc<dyn Holdings>,
+    ) -> Self {
+        Self { peers: Peers::new(client, own, roots, token_file), derived, holdings }
+    }
+
+    /// What a new root still waits for; `None`: nothing.
+    pub async fn roots(&self) -> Option<String> {
+        let Some(derived) = self.derived.borrow().clone() else { return Some("nothing is served yet".to_owned()) };
+        let known = self.count(vec![ROOTS.to_owned()], derived).await.pop();
+        known.and_then(|known| known.missing("the same roots"))
+    }
+
+    /// What each of these workloads (`NAMESPACE/NAME`) still waits for before nobody calls it any more, in their order.
+    pub async fn departures(&self, workloads: &[Arc<str>]) -> Vec<Option<String>> {
+        let all = |why: &str| vec![Some(why.to_owned()); workloads.len()];
+        let Some(derived) = self.derived.borrow().clone() else { return all("nothing is served yet") };
+        let names: Vec<&str> = workloads.iter().map(AsRef::as_ref).collect();
+        let called: Vec<bool> = departures(&derived.snapshot, &names).into_iter().map(|it| it.called).collect();
+        if called.iter().all(|called| *called) {
+            return all("the controller doesn't know yet that it ends");
+        }
+        let objects = names.iter().map(|name| format!("{DEPARTURE}{name}")).collect();
+        let counted = self.count(objects, derived).await;
+        let missing = counted.into_iter().zip(called).map(|(known, called)| match called {
+            true => Some("the controller doesn't know yet that it ends".to_owned()),
+            false => known.missing("the same endpoints"),
+        });
+        missing.collect()
+    }
+
+    /// Of each object, in their order.
+    async fn count(&self, objects: Vec<String>, derived: Arc<Derived>) -> Vec<Known> {
+        let question = Question { objects: objects.clone() };
+        let (own, answers, silent) = self.peers.everywhere(question, derived, Arc::clone(&self.holdings)).await;
+        let of = |object: &String| own.get(object).map(|own| Known::of(object, own, &answers, silent));
+        objects.iter().map(|object| of(object).unwrap_or(Known { proxies: 0, current: 0, apart: 1 })).collect()
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    fn of(object: &str, own: &Counted, answers: &[Answer], silent: usize) -> Self {
+        let mut known = Self { proxies: own.held.proxies, current: own.held.current, apart: silent };
+        for answer in answers {
+            match answer.objects.get(object) {
+                Some(other) if other.mark == own.mark => {
+                    known.proxies += other.held.proxies;
+                    known.current += other.held.current;
+                }
+                // Something else, or an earlier version that doesn't know the question.
+                _ => known.apart += 1,
+            }
+        }
+        known
+    }
+
+    fn missing(self, what: &str) -> Option<String> {
+        let Self { proxies, current, apart } = self;
+        let behind = proxies.saturating_sub(current);
+        match (behind, apart) {
+            (0, 0) => None,
+            (0, apart) => Some(format!("{apart} replicas of the controller don't answer, or don't have {what} yet")),
+            (behind, _) => Some(format!("{behind} of {proxies} connected proxies haven't acknowledged it")),
+        }
+    }
+}
