@@ -1,7 +1,5 @@
 //! What crosses the network while proxies die and come back, down to none that could carry anything: never plaintext.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_testbed::{Load, LoadSpec, Machine, Mesh, PodSpec, Proxies, now_us};
