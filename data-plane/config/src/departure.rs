@@ -14,6 +14,9 @@ use crate::{
 /// Before the controller is asked again that could not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// The controller answers so much before the time is over: what it says is still heard.
+const MARGIN: Duration = Duration::from_millis(200);
+
 /// How a departure ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Departure {
@@ -57,7 +60,7 @@ pub async fn departed(bootstrap: &Bootstrap, within: Duration) -> Departure {
 
 async fn ask(bootstrap: &Bootstrap, end: Instant) -> Result<AwaitResponse, DepartureError> {
     let channel = client::connect(bootstrap).await?;
-    let within = end.saturating_duration_since(Instant::now());
+    let within = end.saturating_duration_since(Instant::now()).saturating_sub(MARGIN);
     let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
     let request = client::authorised(bootstrap, AwaitRequest { within_ms })?;
     let answer = DeparturesClient::new(channel).r#await(request).await;
