@@ -58,13 +58,8 @@ impl Departures {
 
     /// Counts for ever, while anybody waits.
     pub(crate) async fn run(self) {
-        let acknowledged = self.acknowledged;
-        self.waiting
-            .run(|pods| {
-                let acknowledged = Arc::clone(&acknowledged);
-                async move { acknowledged.departures(&pods).await }
-            })
-            .await;
+        let acknowledged = &self.acknowledged;
+        self.waiting.run(|pods| async move { acknowledged.departures(&pods).await }).await;
     }
 }
 

@@ -188,7 +188,6 @@ impl Mesh {
         followers.spawn(departures.clone().run());
         followers.spawn({
             let authority = Arc::clone(&authority);
-            let acknowledged = Arc::clone(&acknowledged);
             async move {
                 let news = |news| roots.tell(&authority, news);
                 root.follow(loaded.data, &authority, news, || acknowledged.roots()).await;

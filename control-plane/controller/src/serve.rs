@@ -91,11 +91,13 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let Proxies { listener, authority, certificate, authenticator, departures } = proxies;
     let mut snapshots = observed.snapshots.clone();
-    let routes = Routes::new(Ads::new(snapshots.clone(), Arc::clone(&observed.acks)))
+    let mut routes = Routes::new(Ads::new(snapshots.clone(), Arc::clone(&observed.acks)))
         .add_service(Certificates::new(authority, WORKLOAD_TTL).into_service());
-    let routes = departures.into_iter().fold(routes, |routes, it| routes.add_service(it.into_service())).prepare();
+    if let Some(departures) = departures {
+        routes = routes.add_service(departures.into_service());
+    }
     let renewal = tokio::spawn(Arc::clone(&certificate).keep_fresh());
-    let server = Server::new(certificate, authenticator, routes)?;
+    let server = Server::new(certificate, authenticator, routes.prepare())?;
     let mut grpc = tokio::spawn({
         let stop = observed.stop.clone();
         async move {

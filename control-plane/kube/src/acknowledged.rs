@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use kube::Client;
 use outrigger_model::{
-    Holdings, departures,
+    Holdings,
     held::{Answer, Counted, Question},
 };
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ pub struct Acknowledgements {
 }
 
 /// What was counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Known {
     /// Connected proxies.
     proxies: u32,
@@ -34,6 +34,8 @@ struct Known {
     current: u32,
     /// Replicas that don't answer, or don't serve the same.
     apart: usize,
+    /// What should leave is still called here.
+    called: bool,
 }
 
 // === impl Acknowledgements ===
@@ -60,20 +62,12 @@ impl Acknowledgements {
 
     /// What each of these workloads (`NAMESPACE/NAME`) still waits for before nobody calls it any more, in their order.
     pub async fn departures(&self, workloads: &[Arc<str>]) -> Vec<Option<String>> {
-        let all = |why: &str| vec![Some(why.to_owned()); workloads.len()];
-        let Some(derived) = self.derived.borrow().clone() else { return all("nothing is served yet") };
-        let names: Vec<&str> = workloads.iter().map(AsRef::as_ref).collect();
-        let called: Vec<bool> = departures(&derived.snapshot, &names).into_iter().map(|it| it.called).collect();
-        if called.iter().all(|called| *called) {
-            return all("the controller doesn't know yet that it ends");
-        }
-        let objects = names.iter().map(|name| format!("{DEPARTURE}{name}")).collect();
+        let Some(derived) = self.derived.borrow().clone() else {
+            return vec![Some("nothing is served yet".to_owned()); workloads.len()];
+        };
+        let objects = workloads.iter().map(|workload| format!("{DEPARTURE}{workload}")).collect();
         let counted = self.count(objects, derived).await;
-        let missing = counted.into_iter().zip(called).map(|(known, called)| match called {
-            true => Some("the controller doesn't know yet that it ends".to_owned()),
-            false => known.missing("the same endpoints"),
-        });
-        missing.collect()
+        counted.into_iter().map(|known| known.missing("the same endpoints")).collect()
     }
 
     /// Of each object, in their order.
@@ -81,7 +75,7 @@ impl Acknowledgements {
         let question = Question { objects: objects.clone() };
         let (own, answers, silent) = self.peers.everywhere(question, derived, Arc::clone(&self.holdings)).await;
         let of = |object: &String| own.get(object).map(|own| Known::of(object, own, &answers, silent));
-        objects.iter().map(|object| of(object).unwrap_or(Known { proxies: 0, current: 0, apart: 1 })).collect()
+        objects.iter().map(|object| of(object).unwrap_or(Known { apart: 1, ..Known::default() })).collect()
     }
 }
 
@@ -89,7 +83,8 @@ impl Acknowledgements {
 
 impl Known {
     fn of(object: &str, own: &Counted, answers: &[Answer], silent: usize) -> Self {
-        let mut known = Self { proxies: own.held.proxies, current: own.held.current, apart: silent };
+        let mut known =
+            Self { proxies: own.held.proxies, current: own.held.current, apart: silent, called: own.called };
         for answer in answers {
             match answer.objects.get(object) {
                 Some(other) if other.mark == own.mark => {
@@ -104,7 +99,10 @@ impl Known {
     }
 
     fn missing(self, what: &str) -> Option<String> {
-        let Self { proxies, current, apart } = self;
+        let Self { proxies, current, apart, called } = self;
+        if called {
+            return Some("the controller doesn't know yet that it ends".to_owned());
+        }
         let behind = proxies.saturating_sub(current);
         match (behind, apart) {
             (0, 0) => None,

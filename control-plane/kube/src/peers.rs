@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, api::ListParams};
 use outrigger_model::{
-    Affects, Effects, Holdings, MeshSnapshot, Reach, departures,
+    Affects, Departure, Effects, Holdings, MeshSnapshot, Reach, departures,
     held::{Answer, Counted, Marks, Question},
 };
 use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE, ports::WEBHOOK, type_url};
@@ -112,16 +112,19 @@ pub(crate) fn count(
 ) -> BTreeMap<String, Counted> {
     let leaving: Vec<&str> = objects.iter().filter_map(|object| object.strip_prefix(DEPARTURE)).collect();
     let mut leaving = departures(snapshot, &leaving).into_iter();
-    let effects = objects.iter().map(|object| match *object {
-        ROOTS => Cow::Owned(Effects::from([(type_url::TRUST, Reach::All)])),
-        _ if object.starts_with(DEPARTURE) => Cow::Owned(leaving.next().unwrap_or_default().effects),
-        _ => Cow::Borrowed(affects.of(object)),
+    let asked = objects.iter().map(|object| match *object {
+        ROOTS => (Cow::Owned(Effects::from([(type_url::TRUST, Reach::All)])), false),
+        _ if object.starts_with(DEPARTURE) => {
+            let Departure { effects, called } = leaving.next().unwrap_or_default();
+            (Cow::Owned(effects), called)
+        }
+        _ => (Cow::Borrowed(affects.of(object)), false),
     });
-    let effects: Vec<Cow<'_, Effects>> = effects.collect();
-    let effects: Vec<&Effects> = effects.iter().map(AsRef::as_ref).collect();
+    let asked: Vec<(Cow<'_, Effects>, bool)> = asked.collect();
+    let effects: Vec<&Effects> = asked.iter().map(|(effects, _)| effects.as_ref()).collect();
     let mut marks = Marks::new(snapshot);
-    let counted = holdings.held(snapshot, &effects).into_iter().zip(&effects);
-    let counted = counted.map(|(held, effects)| Counted { mark: marks.of(effects), held });
+    let counted = holdings.held(snapshot, &effects).into_iter().zip(&asked);
+    let counted = counted.map(|(held, (effects, called))| Counted { mark: marks.of(effects), held, called: *called });
     objects.iter().map(|object| (*object).to_owned()).zip(counted).collect()
 }
 

@@ -57,6 +57,9 @@ pub struct Counted {
     pub mark: String,
     #[serde(flatten)]
     pub held: Held,
+    /// Of a departure, and for the one who has counted: new requests are still welcome there.
+    #[serde(skip)]
+    pub called: bool,
 }
 
 /// Hashes of all that objects have an effect on: equal where the resources are, on whichever replica.

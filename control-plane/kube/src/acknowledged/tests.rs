@@ -13,7 +13,7 @@ fn what_is_waited_for() {
         (415, 412, 1, Some("3 of 415 connected proxies haven't acknowledged it")),
         (2, 2, 1, Some("1 replicas of the controller don't answer, or don't have the same roots yet")),
     ] {
-        assert_eq!(Known { proxies, current, apart }.missing("the same roots").as_deref(), missing);
+        assert_eq!(Known { proxies, current, apart, called: false }.missing("the same roots").as_deref(), missing);
     }
 }
 
@@ -22,6 +22,7 @@ fn replicas_count_together_if_they_serve_the_same_roots() {
     let counted = |mark: &str, proxies, current| Counted {
         mark: mark.to_owned(),
         held: Held { proxies, current, ..Held::default() },
+        called: false,
     };
     let answer = |counted| Answer { objects: BTreeMap::from([(ROOTS.to_owned(), counted)]) };
     let own = counted("new", 3, 3);
@@ -31,6 +32,6 @@ fn replicas_count_together_if_they_serve_the_same_roots() {
         (vec![answer(counted("new", 4, 4)), answer(counted("old", 5, 5))], 0, 7, 7, 1),
         (vec![Answer::default()], 1, 3, 3, 2),
     ] {
-        assert_eq!(Known::of(ROOTS, &own, &answers, silent), Known { proxies, current, apart });
+        assert_eq!(Known::of(ROOTS, &own, &answers, silent), Known { proxies, current, apart, called: false });
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, convert::Infallible, net::Ipv4Addr};
 
 use hyper::{Response, server::conn::http1 as server, service::service_fn};
 use outrigger_model::{Held, TypeSet};
-use outrigger_wire::names::type_url::{SERVICE, TRUST};
+use outrigger_wire::names::type_url::{ENDPOINT, SERVICE, TRUST};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -154,6 +154,28 @@ fn roots_can_be_asked_about_too() {
     changed.resources.insert(name, Arc::new(outrigger_model::Resource { version: "other".into(), ..(*trust).clone() }));
     others.types.insert(TRUST, Arc::new(changed));
     assert_ne!(count(&[ROOTS], &others, &affects, &proxies)[ROOTS].mark, counted.mark);
+}
+
+#[test]
+fn a_departure_is_counted_by_all_that_leads_to_the_pod() {
+    let derived = crate::fixtures::derived(
+        "apiVersion: v1\nkind: Service\nmetadata: { name: front, namespace: shop }\n\
+        spec: { clusterIP: 10.96.0.1, selector: { app: a }, ports: [{ port: 80 }] }\n---\n\
+        apiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: { name: a, namespace: shop, labels: { app: a } }\n\
+        spec: { serviceAccount: a, mode: sidecar, addresses: [\"10.2.0.1\"] }\n",
+        None,
+    );
+    let (snapshot, proxies) = (&derived.snapshot, Proxies::default());
+    proxies.set(Held { proxies: 2, current: 2, ..Held::default() });
+    let objects = ["Departure/shop/a", "Departure/shop/gone", ROOTS];
+    let counted = count(&objects, snapshot, &derived.affects, &proxies);
+    assert_eq!(objects.map(|object| counted[object].called), [true, false, false]);
+    let effects = Effects::from([
+        (ENDPOINT, Reach::Named(BTreeSet::from(["shop/front/a".into()]))),
+        (SERVICE, Reach::Named(BTreeSet::from(["@10.2.0.1".into()]))),
+    ]);
+    assert_eq!(counted["Departure/shop/a"].mark, Marks::new(snapshot).of(&effects));
+    assert_eq!(counted["Departure/shop/gone"].mark, Marks::new(snapshot).of(&Effects::new()));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What settings may be: the same for the file and for pods' annotations.
 
+use std::{ops::RangeInclusive, str::FromStr};
+
 use outrigger_core::config::IpBlock;
 
 use super::{ContainerResources, InjectorConfig};
@@ -100,23 +102,29 @@ pub(crate) fn log(text: &str) -> Result<String, Fault> {
 }
 
 pub(crate) fn workers(text: &str) -> Result<usize, Fault> {
-    let number = text.parse().ok().filter(|number| (1..=MAX_WORKERS).contains(number));
-    number.ok_or_else(|| (format!("{text:?} is no number of workers"), "write a number from 1 to 64"))
+    number(text, 1..=MAX_WORKERS, "number of workers", "write a number from 1 to 64")
 }
 
 pub(crate) fn seconds(text: &str) -> Result<u64, Fault> {
-    let number = text.parse().ok().filter(|number| *number <= MAX_DRAIN_SECONDS);
-    number.ok_or_else(|| (format!("{text:?} is no number of seconds"), "write a number from 0 to 86400"))
+    number(text, 0..=MAX_DRAIN_SECONDS, "number of seconds", "write a number from 0 to 86400")
 }
 
 pub(crate) fn departure(text: &str) -> Result<u64, Fault> {
-    let number = text.parse().ok().filter(|number| *number <= MAX_DEPARTURE_SECONDS);
-    number.ok_or_else(|| (format!("{text:?} is no number of seconds"), "write a number from 0 to 3600"))
+    number(text, 0..=MAX_DEPARTURE_SECONDS, "number of seconds", "write a number from 0 to 3600")
 }
 
 pub(crate) fn port(text: &str) -> Result<u16, Fault> {
-    let number = text.parse().ok().filter(|port| *port > 0);
-    number.ok_or_else(|| (format!("{text:?} is no port"), "write a number from 1 to 65535"))
+    number(text, 1..=u16::MAX, "port", "write a number from 1 to 65535")
+}
+
+fn number<T: FromStr + PartialOrd>(
+    text: &str,
+    range: RangeInclusive<T>,
+    what: &str,
+    remedy: &'static str,
+) -> Result<T, Fault> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| (format!("{text:?} is no {what}"), remedy))
 }
 
 pub(crate) fn cidr(text: &str) -> Result<String, Fault> {

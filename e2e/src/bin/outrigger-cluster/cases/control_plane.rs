@@ -6,7 +6,11 @@ use anyhow::{Context, Result, ensure};
 use outrigger_testbed::LoadSpec;
 use serde_json::Value;
 
-use super::{case, install::SYSTEM, on_nodes, shop};
+use super::{
+    case,
+    install::{CONTROLLERS, SYSTEM},
+    on_nodes, shop,
+};
 use crate::{
     Case,
     cluster::{Cluster, load_beside, text, until},
@@ -27,7 +31,7 @@ fn leader(cluster: &Cluster) -> Result<()> {
     shop::open(cluster)?;
     let (holder, epoch) = lease(cluster)?;
     ensure!(!holder.is_empty(), "nobody leads");
-    let pods = cluster.pods(SYSTEM, "app.kubernetes.io/component=controller")?;
+    let pods = cluster.pods(SYSTEM, CONTROLLERS)?;
     let name = pods.iter().map(|pod| text(&pod["metadata"]["name"])).find(|name| holder.starts_with(name.as_str()));
     let name = name.with_context(|| format!("the holder {holder} is no pod"))?;
     cluster.kubectl(&["delete", "pod", "-n", SYSTEM, &name, "--grace-period=0", "--force"])?;
@@ -80,7 +84,7 @@ fn away(cluster: &Cluster) -> Result<()> {
     let load = cluster.load(shop::NAMESPACE, &front, &LoadSpec::new(target, 50))?;
     cluster.kubectl(&["scale", "-n", SYSTEM, "deployment/outrigger-controller", "--replicas=0"])?;
     let gone = until(Duration::from_secs(60), || {
-        let pods = cluster.pods(SYSTEM, "app.kubernetes.io/component=controller")?;
+        let pods = cluster.pods(SYSTEM, CONTROLLERS)?;
         ensure!(pods.is_empty(), "{} controllers are left", pods.len());
         Ok(())
     });
@@ -157,6 +161,6 @@ fn api_server(cluster: &Cluster) -> Result<()> {
 
 /// Of all controllers together.
 fn restarts(cluster: &Cluster) -> Result<u64> {
-    let pods = cluster.pods(SYSTEM, "app.kubernetes.io/component=controller")?;
+    let pods = cluster.pods(SYSTEM, CONTROLLERS)?;
     Ok(pods.iter().filter_map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64()).sum())
 }

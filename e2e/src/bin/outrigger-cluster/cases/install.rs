@@ -12,6 +12,8 @@ use crate::{
 };
 
 pub(crate) const SYSTEM: &str = "outrigger-system";
+/// Selects the pods of the controller.
+pub(crate) const CONTROLLERS: &str = "app.kubernetes.io/component=controller";
 /// Values that make the chart use the harness's image.
 pub(crate) const IMAGE: [&str; 4] = ["--set", "image.repository=outrigger", "--set", "image.tag=e2e"];
 

@@ -15,7 +15,7 @@ use outrigger_testbed::{Kill, now_us};
 use super::{
     case,
     failure::{restarts, status},
-    install::SYSTEM,
+    install::{CONTROLLERS, SYSTEM},
     on_nodes,
     podinfo::{self, NAMESPACE, Steady},
 };
@@ -68,8 +68,7 @@ fn controllers(cluster: &Cluster) -> Result<()> {
     podinfo::open(cluster)?;
     let steady = Steady::start(cluster)?;
     cluster.restart(SYSTEM, "outrigger-controller")?;
-    let selector = "app.kubernetes.io/component=controller";
-    cluster.kubectl(&["delete", "pods", "-n", SYSTEM, "-l", selector, "--grace-period=0", "--force"])?;
+    cluster.kubectl(&["delete", "pods", "-n", SYSTEM, "-l", CONTROLLERS, "--grace-period=0", "--force"])?;
     steady.goes_on(200)?;
     cluster.rolled_out(SYSTEM, "deployment/outrigger-controller")?;
     // Its first words may not disturb anybody either.

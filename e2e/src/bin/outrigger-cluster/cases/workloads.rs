@@ -6,7 +6,13 @@ use anyhow::{Context, Result, ensure};
 use outrigger_testbed::LoadSpec;
 use serde_json::Value;
 
-use super::{case, install::SYSTEM, on_nodes, podinfo::Steady, shop};
+use super::{
+    case,
+    install::{CONTROLLERS, SYSTEM},
+    on_nodes,
+    podinfo::Steady,
+    shop,
+};
 use crate::{
     Case,
     cluster::{Cluster, text, until},
@@ -61,8 +67,7 @@ fn rolling(cluster: &Cluster) -> Result<()> {
     };
     let steady = Steady::of(vec![("POST", load(false)?), ("POST, kept alive", load(true)?)])?;
     let waited = || -> Result<Vec<String>> {
-        let selector = "app.kubernetes.io/component=controller";
-        let log = cluster.kubectl(&["logs", "-n", SYSTEM, "-l", selector, "--tail=-1"])?;
+        let log = cluster.kubectl(&["logs", "-n", SYSTEM, "-l", CONTROLLERS, "--tail=-1"])?;
         let of = |line: &&str| line.contains("has waited for its callers") && line.contains("shop/catalog-v1-");
         Ok(log.lines().filter(of).map(str::to_owned).collect())
     };
@@ -101,7 +106,7 @@ fn by_hand(cluster: &Cluster) -> Result<()> {
 }
 
 fn memory(cluster: &Cluster) -> Result<()> {
-    for pod in cluster.pods(SYSTEM, "app.kubernetes.io/component=controller")? {
+    for pod in cluster.pods(SYSTEM, CONTROLLERS)? {
         let name = text(&pod["metadata"]["name"]);
         let process = cluster.process(SYSTEM, &name, "controller")?;
         let status = fs::read_to_string(format!("/proc/{process}/status")).context("the process's status")?;
