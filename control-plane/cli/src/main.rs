@@ -5,7 +5,9 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use outrigger_testbed::command::{self, App};
 
+mod chaos;
 mod chart;
 mod check;
 mod cluster;
@@ -63,6 +65,11 @@ enum Command {
     },
     /// Runs the whole mesh with a small shop on this machine, breaks it and shows that nothing broke
     Demo(demo::Options),
+    /// Breaks each part of the mesh on the cluster, under load of its own, and holds it to what is promised
+    Chaos(chaos::Options),
+    /// The apps, load and faults of `chaos`, run in its pods
+    #[command(subcommand, hide = true)]
+    App(App),
     /// Prints a script that completes arguments: source <(outrigger completion bash)
     Completion { shell: Shell },
     /// Says the version of this program, and of what runs in the cluster
@@ -88,6 +95,8 @@ fn run(command: Command, cluster: &cluster::Options) -> Result<ExitCode> {
         Command::Explain(options) => explain::run(&options, cluster),
         Command::Validate { files } => validate::run(&files),
         Command::Demo(options) => demo::run(&options),
+        Command::Chaos(options) => chaos::run(&options, cluster),
+        Command::App(app) => cluster::block_on(command::run(app)).map(|()| ExitCode::SUCCESS),
         Command::Completion { shell } => Ok(completion::run(shell, Args::command())),
         Command::Version(options) => version::run(&options, cluster),
     }

@@ -32,12 +32,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options, cluster: &cluster::Options) -> Result<ExitCode> {
     let report = cluster::block_on(async {
         let _progress = Progress::start("asking the proxies");
-        let facts = match options.controller_admin {
-            Some(admin) => gather::embedded(&mut Controller::embedded(admin).await?).await?,
+        match options.controller_admin {
+            Some(admin) => Ok(evaluate::report(&gather::embedded(&mut Controller::embedded(admin).await?).await?)),
             // Everywhere, unless a namespace is asked for.
-            None => gather::cluster(&Cluster::connect(cluster).await?, cluster.namespace.as_deref()).await?,
-        };
-        Ok(evaluate::report(&facts))
+            None => report(&Cluster::connect(cluster).await?, cluster.namespace.as_deref()).await,
+        }
     })?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -45,4 +44,9 @@ pub(crate) fn run(options: &Options, cluster: &cluster::Options) -> Result<ExitC
         print!("{}", render::text(&report, Paint::stdout()));
     }
     Ok(exit::findings(report.has_findings()))
+}
+
+/// Of a cluster's proxies; `namespace` limits whose pods are asked.
+pub(crate) async fn report(cluster: &Cluster, namespace: Option<&str>) -> Result<report::Report> {
+    Ok(evaluate::report(&gather::cluster(cluster, namespace).await?))
 }

@@ -121,6 +121,17 @@ pub(crate) fn span(seconds: u64) -> String {
     }
 }
 
+/// For people: three digits at most, with its unit.
+pub(crate) fn time(time: Duration) -> String {
+    let micros = time.as_micros();
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..10_000 => format!("{:.1} ms", time.as_secs_f64() * 1e3),
+        10_000..1_000_000 => format!("{:.0} ms", time.as_secs_f64() * 1e3),
+        _ => format!("{:.1} s", time.as_secs_f64()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +149,13 @@ mod tests {
     fn spans() {
         for (seconds, text) in [(0, "0s"), (59, "59s"), (61, "1m"), (3660, "1h01m"), (90_000, "1d01h")] {
             assert_eq!(span(seconds), text);
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (micros, want) in [(900, "900 µs"), (1_500, "1.5 ms"), (38_400, "38 ms"), (1_240_000, "1.2 s")] {
+            assert_eq!(time(Duration::from_micros(micros)), want);
         }
     }
 }

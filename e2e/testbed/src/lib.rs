@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub mod apps;
 pub mod call;
+pub mod command;
 pub mod controller;
+pub mod fault;
 pub mod get;
 pub mod load;
 pub mod machine;

@@ -5,7 +5,7 @@ use std::{
     fmt,
     io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -49,8 +49,12 @@ pub struct Load {
     child: Child,
     stdin: Option<ChildStdin>,
     reader: Option<JoinHandle<()>>,
-    samples: Arc<Mutex<Vec<Sample>>>,
+    reports: Reports,
 }
+
+/// What a load client has reported so far, shared by whoever reads its lines and whoever judges them.
+#[derive(Debug, Clone, Default)]
+pub struct Reports(Arc<Mutex<Vec<Sample>>>);
 
 // === impl LoadSpec ===
 
@@ -65,6 +69,51 @@ impl LoadSpec {
             timeout: Duration::from_secs(5),
             report: Duration::from_millis(100),
         }
+    }
+
+    /// What [`App::Load`](crate::command::App::Load) has to be told.
+    pub fn arguments(&self) -> Result<Vec<String>> {
+        let mut arguments = vec!["load".to_owned(), self.target.to_string()];
+        let mut set = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        set("--rate", self.rate.to_string());
+        set("--timeout-ms", self.timeout.as_millis().to_string());
+        set("--report-ms", self.report.as_millis().to_string());
+        for (name, value) in &self.headers {
+            set("--header", format!("{name}: {}", value.to_str().context("a header")?));
+        }
+        arguments.extend(self.keep_alive.then(|| "--keep-alive".to_owned()));
+        Ok(arguments)
+    }
+}
+
+// === impl Reports ===
+
+impl Reports {
+    /// One line of the client's output.
+    pub fn read(&self, line: &str) {
+        if let Ok(batch) = serde_json::from_str::<Vec<Sample>>(line) {
+            self.lock().extend(batch);
+        }
+    }
+
+    pub fn samples(&self) -> Samples {
+        Samples(self.lock().clone())
+    }
+
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Of what was due at `from` or later. Cheaper than all when asked often.
+    pub fn since(&self, from: u64) -> Samples {
+        let samples = self.lock();
+        // Reports are nearly in order of time: nothing older than a call's timeout comes late.
+        let recent = samples.iter().rev().take_while(|sample| sample.done + 6_000_000 >= from);
+        Samples(recent.filter(|sample| sample.scheduled >= from).cloned().collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Sample>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,45 +132,32 @@ impl Load {
 
     /// By a command that runs `outrigger-testapp`, wherever that is; the client's arguments are added to it.
     pub fn start_by(mut command: Command, spec: &LoadSpec) -> Result<Self> {
-        command.args(["load", &spec.target.to_string(), "--rate", &spec.rate.to_string()]);
-        command.args(["--timeout-ms", &spec.timeout.as_millis().to_string()]);
-        command.args(["--report-ms", &spec.report.as_millis().to_string()]);
-        if spec.keep_alive {
-            command.arg("--keep-alive");
-        }
-        for (name, value) in &spec.headers {
-            command.args(["--header", &format!("{name}: {}", value.to_str().context("a header")?)]);
-        }
+        command.args(spec.arguments()?);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("a load client")?;
         let stdout = child.stdout.take().context("a load client's output")?;
-        let samples = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&samples);
+        let reports = Reports::default();
+        let sink = reports.clone();
         let reader = thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Ok(batch) = serde_json::from_str::<Vec<Sample>>(&line) {
-                    sink.lock().unwrap_or_else(PoisonError::into_inner).extend(batch);
-                }
+                sink.read(&line);
             }
         });
-        Ok(Self { stdin: child.stdin.take(), child, reader: Some(reader), samples })
+        Ok(Self { stdin: child.stdin.take(), child, reader: Some(reader), reports })
     }
 
     /// What has been reported so far.
     pub fn samples(&self) -> Samples {
-        Samples(self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.reports.samples()
     }
 
     /// How many calls have been reported so far.
     pub fn count(&self) -> usize {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.reports.count()
     }
 
     /// Reported so far, of what was due at `from` or later. Cheaper than all when asked often.
     pub fn since(&self, from: u64) -> Samples {
-        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        // Reports are nearly in order of time: nothing older than a call's timeout comes late.
-        let recent = samples.iter().rev().take_while(|sample| sample.done + 6_000_000 >= from);
-        Samples(recent.filter(|sample| sample.scheduled >= from).cloned().collect())
+        self.reports.since(from)
     }
 
     /// Lets the calls under way come to their ends and returns everything.

@@ -51,7 +51,7 @@ pub enum Outcome {
 pub struct Samples(pub Vec<Sample>);
 
 /// The death of a process. Instants are [`crate::now_us`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kill {
     /// Just before the signal.
     pub sent: u64,

@@ -4,6 +4,8 @@ use std::{fmt::Write, time::Duration};
 
 use serde::Serialize;
 
+use crate::terminal::time;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Promise {
     pub(crate) name: String,
@@ -37,17 +39,6 @@ impl Promise {
 
     pub(crate) fn kept_of(promises: &[Self]) -> usize {
         promises.iter().filter(|promise| promise.kept).count()
-    }
-}
-
-/// For people: three digits at most, with its unit.
-pub(crate) fn time(time: Duration) -> String {
-    let micros = time.as_micros();
-    match micros {
-        0..1_000 => format!("{micros} µs"),
-        1_000..10_000 => format!("{:.1} ms", time.as_secs_f64() * 1e3),
-        10_000..1_000_000 => format!("{:.0} ms", time.as_secs_f64() * 1e3),
-        _ => format!("{:.1} s", time.as_secs_f64()),
     }
 }
 
@@ -90,12 +81,5 @@ mod tests {
                     first    ≤ 40 ms  never     NO\n\n\
                     1 of 2 promises kept\n";
         assert_eq!(table(&promises, false), want);
-    }
-
-    #[test]
-    fn times() {
-        for (micros, want) in [(900, "900 µs"), (1_500, "1.5 ms"), (38_400, "38 ms"), (1_240_000, "1.2 s")] {
-            assert_eq!(time(Duration::from_micros(micros)), want);
-        }
     }
 }

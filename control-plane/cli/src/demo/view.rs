@@ -16,9 +16,10 @@ use outrigger_testbed::{Load, Mesh, Samples, net::Namespace, now_us};
 
 use super::{
     board::{Board, Text},
-    promise::{Promise, time},
+    promise::Promise,
     traffic::{Carrier, Edge, Scrape},
 };
+use crate::terminal::time;
 
 const PERIOD: Duration = Duration::from_millis(200);
 

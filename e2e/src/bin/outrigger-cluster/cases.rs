@@ -3,6 +3,7 @@
 use crate::Case;
 
 mod admission;
+mod chaos;
 mod control_plane;
 mod failure;
 mod install;
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Case> {
         terminal::CASES,
         failure::CASES,
         survival::CASES,
+        chaos::CASES,
         control_plane::CASES,
         upgrade::CASES,
         install::LAST,

@@ -5,10 +5,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use outrigger_testbed::Samples;
 
-use crate::demo::{
-    promise::{Promise, time},
-    shop,
-    stage::{Stage, failures, until},
+use crate::{
+    demo::{
+        promise::Promise,
+        shop,
+        stage::{Stage, failures, until},
+    },
+    terminal::time,
 };
 
 const RATE: u32 = 200;

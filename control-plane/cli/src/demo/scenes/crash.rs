@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::demo::{
-    promise::{Promise, time},
-    shop,
-    stage::{Stage, failures, until},
+use crate::{
+    demo::{
+        promise::Promise,
+        shop,
+        stage::{Stage, failures, until},
+    },
+    terminal::time,
 };
 
 const FIRST_ANSWER: Duration = Duration::from_millis(40);

@@ -6,10 +6,13 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use outrigger_testbed::{Kill, now_us};
 
-use crate::demo::{
-    promise::{Promise, time},
-    shop,
-    stage::{Stage, failures, until},
+use crate::{
+    demo::{
+        promise::Promise,
+        shop,
+        stage::{Stage, failures, until},
+    },
+    terminal::time,
 };
 
 const FLOWS_AGAIN: Duration = Duration::from_secs(1);

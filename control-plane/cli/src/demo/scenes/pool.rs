@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::demo::{
-    promise::{Promise, time},
-    shop,
-    stage::{Stage, failures},
+use crate::{
+    demo::{
+        promise::Promise,
+        shop,
+        stage::{Stage, failures},
+    },
+    terminal::time,
 };
 
 const RATE: u32 = 200;

@@ -6,10 +6,13 @@ use anyhow::Result;
 use http::HeaderMap;
 use outrigger_testbed::{LoadSpec, Outcome, Samples, samples::quantile_of};
 
-use crate::demo::{
-    promise::{Promise, time},
-    shop,
-    stage::{Stage, failures, until},
+use crate::{
+    demo::{
+        promise::Promise,
+        shop,
+        stage::{Stage, failures, until},
+    },
+    terminal::time,
 };
 
 /// From the file's writing to the first call that it steers.

@@ -14,7 +14,6 @@ use crate::{
 
 pub(super) const CASES: &[Case] = &[
     on_nodes("failure: a sidecar killed five times", killed),
-    on_nodes("failure: a guard killed", guard_killed),
     on_nodes("failure: a pod's rules are flushed", flushed),
 ];
 
@@ -87,29 +86,6 @@ fn killed(cluster: &Cluster) -> Result<()> {
         deaths.in_flight,
         deaths.slowest_first_answer()
     );
-    ensure!(deaths.refused == 0 && deaths.failed_new == 0, "{deaths:?} {:?}", samples.by_outcome());
-    Ok(())
-}
-
-fn guard_killed(cluster: &Cluster) -> Result<()> {
-    shop::open(cluster)?;
-    let front = shop::front(cluster)?;
-    let address = cluster.address(shop::NAMESPACE, "catalog-v1")?;
-    let target = format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?;
-    let load = cluster.load(shop::NAMESPACE, &front, &LoadSpec::new(target, 50))?;
-    until(Duration::from_secs(20), || {
-        ensure!(load.samples().ok().count() > 50, "{:?}", load.samples().by_outcome());
-        Ok(())
-    })?;
-    let before = restarts(&cluster.get("pod", shop::NAMESPACE, &front)?, "outrigger-guard");
-    let kill = cluster.kill(shop::NAMESPACE, &front, "outrigger-guard")?;
-    until(Duration::from_secs(60), || {
-        let pod = cluster.get("pod", shop::NAMESPACE, &front)?;
-        ensure!(restarts(&pod, "outrigger-guard") > before, "it wasn't restarted");
-        Ok(())
-    })?;
-    let samples = load.finish()?;
-    let deaths = samples.deaths(&[kill]);
     ensure!(deaths.refused == 0 && deaths.failed_new == 0, "{deaths:?} {:?}", samples.by_outcome());
     Ok(())
 }
