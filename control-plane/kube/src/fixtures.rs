@@ -78,6 +78,8 @@ pub(crate) fn path(object: &Object) -> String {
     let (api, plural) = match object.kind() {
         "HTTPRoute" => ("apis/gateway.networking.k8s.io/v1", "httproutes"),
         "MeshRoute" => ("apis/outrigger.dev/v1alpha1", "meshroutes"),
+        "TrafficPolicy" => ("apis/outrigger.dev/v1alpha1", "trafficpolicies"),
+        "Workload" => ("apis/outrigger.dev/v1alpha1", "workloads"),
         "MeshConfig" => return format!("apis/outrigger.dev/v1alpha1/meshconfigs/{}", object.name()),
         other => ("other", other),
     };

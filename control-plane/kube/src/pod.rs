@@ -44,10 +44,21 @@ pub struct Pod {
     pub injected: String,
     /// All is ready but, at most, its sidecar, for which the guard stands in.
     pub fit: bool,
+    pub carrier: Carrier,
     /// TCP ports of the app's containers.
     pub ports: Vec<Port>,
     /// What the kubelet asks the app's containers in plaintext.
     pub probes: Vec<Probe>,
+}
+
+/// Who has a meshed pod's connections, as far as the kubelet knows: a sidecar that hangs looks well to it for a minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Carrier {
+    Sidecar,
+    /// Its guard, which is well.
+    Guard,
+    #[default]
+    Nobody,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,6 +104,7 @@ impl Pod {
         Ok(Self {
             wish: wish.and_then(|text| mode(text)),
             fit: fit(&spec, &status),
+            carrier: carrier(&status),
             ports: ports(apps()),
             probes: probes::of(apps()),
             phase: match status.phase.as_str() {
@@ -118,6 +130,11 @@ impl Pod {
             host_network: spec.host_network,
         })
     }
+
+    /// Whether all that is served is the same of both.
+    pub(crate) fn is_served_as(&self, other: &Self) -> bool {
+        *self == Self { carrier: self.carrier, ..other.clone() }
+    }
 }
 
 /// By its containers; a copy of them without the injector's word is somebody else's.
@@ -133,12 +150,23 @@ fn has(annotations: &BTreeMap<String, String>, spec: &raw::Spec) -> Mode {
 /// Kubernetes takes a pod out of its services while any of its containers is unready; a sidecar's absence is made good
 /// by the guard, so it is no reason.
 fn fit(spec: &raw::Spec, status: &raw::Status) -> bool {
-    let ready = |statuses: &[raw::ContainerStatus], name: &str| statuses.iter().any(|s| s.name == name && s.ready);
     let apps = spec.containers.iter().all(|container| ready(&status.container_statuses, &container.name));
     let helpers = spec.init_containers.iter().filter(|c| c.stays() && c.name != containers::SIDECAR);
     let helpers = helpers.map(|c| &c.name).all(|name| ready(&status.init_container_statuses, name));
     let holds = |kind: &str| status.conditions.iter().any(|c| c.r#type == kind && c.status == "True");
     apps && helpers && status.phase == "Running" && spec.readiness_gates.iter().all(|gate| holds(&gate.condition_type))
+}
+
+fn carrier(status: &raw::Status) -> Carrier {
+    match [containers::SIDECAR, containers::GUARD].map(|name| ready(&status.init_container_statuses, name)) {
+        [true, _] => Carrier::Sidecar,
+        [false, true] => Carrier::Guard,
+        [false, false] => Carrier::Nobody,
+    }
+}
+
+fn ready(statuses: &[raw::ContainerStatus], name: &str) -> bool {
+    statuses.iter().any(|status| status.name == name && status.ready)
 }
 
 /// Each number once: the first name counts.

@@ -35,6 +35,7 @@ pub(crate) mod bucket;
 mod conditions;
 pub(crate) mod events;
 mod parents;
+mod serving;
 mod subject;
 #[cfg(test)]
 mod tests;

@@ -82,6 +82,7 @@ fn unmeshed(pod: &Pod) -> Unmeshed {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::pod::Carrier;
 
     pub(crate) fn pod(namespace: &str) -> Pod {
         Pod {
@@ -101,6 +102,7 @@ pub(crate) mod tests {
             has: Mode::None,
             injected: String::new(),
             fit: true,
+            carrier: Carrier::default(),
             ports: Vec::new(),
             probes: Vec::new(),
         }

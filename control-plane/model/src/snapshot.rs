@@ -3,6 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use outrigger_wire::{
+    names::type_url,
+    proto::config::{Fallback, Inbound},
+};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -107,6 +111,12 @@ impl TypeSet {
 // === impl MeshSnapshot ===
 
 impl MeshSnapshot {
+    /// How the proxies of a workload (`NAMESPACE/NAME`) behave when they fail; `None` if it isn't in the mesh.
+    pub fn fallback(&self, workload: &str) -> Option<Fallback> {
+        let resource = self.types.get(type_url::INBOUND)?.resources.get(workload)?;
+        Inbound::decode(resource.body.clone()).ok().map(|inbound| inbound.fallback.unwrap_or_default())
+    }
+
     pub(crate) fn assemble(
         drafts: BTreeMap<&'static str, Vec<Draft>>,
         shared_identities: Vec<Arc<str>>,

@@ -200,8 +200,12 @@ impl Index {
     }
 
     fn noted_pod(&self, key: &Arc<str>, change: Change, before: Option<&Pod>, tracker: &mut Tracker) -> Change {
+        let after = self.pods.get(key).map(AsRef::as_ref);
+        if before.zip(after).is_some_and(|(before, after)| before.is_served_as(after)) {
+            return change.min(Change::Beside);
+        }
         if change == Change::Matters {
-            tracker.pod(key, before, self.pods.get(key).map(AsRef::as_ref), self);
+            tracker.pod(key, before, after, self);
         }
         change
     }

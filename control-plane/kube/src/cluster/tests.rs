@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::pod::Carrier;
 use server::Server;
 
 mod random;
@@ -400,6 +401,25 @@ async fn what_no_derivation_looks_at_is_told_without_one() {
     let objects = [before, after].map(|derived| derived.resources["HTTPRoute"]["a/r"].object.clone().unwrap());
     assert!(Arc::ptr_eq(&objects[0], &objects[1]));
     cluster.quiet(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_that_comes_and_goes_is_told_without_a_derivation() {
+    let pod = |sidecar: bool| {
+        let statuses =
+            json!([{ "name": "outrigger-guard", "ready": true }, { "name": "outrigger-sidecar", "ready": sidecar }]);
+        json!({ "metadata": { "name": "p", "namespace": "a" }, "spec": { "containers": [] },
+        "status": { "phase": "Running", "podIP": "10.0.0.1", "initContainerStatuses": statuses } })
+    };
+    let server = one();
+    server.put(PODS, pod(true));
+    let mut cluster = Cluster::new(server);
+    let before = timeout(LONG, cluster.derived.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap();
+    cluster.server.put(PODS, pod(false));
+    timeout(LONG, cluster.derived.changed()).await.unwrap().unwrap();
+    let after = cluster.derived.borrow_and_update().clone().unwrap();
+    assert!(Arc::ptr_eq(&before.findings, &after.findings) && Arc::ptr_eq(&before.affects, &after.affects));
+    assert_eq!([before, after].map(|derived| derived.pods["a/p"].carrier), [Carrier::Sidecar, Carrier::Guard]);
 }
 
 #[tokio::test(start_paused = true)]

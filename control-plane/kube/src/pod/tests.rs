@@ -82,6 +82,25 @@ fn fit_is_ready_but_for_the_sidecar() {
 }
 
 #[test]
+fn who_has_a_pods_connections_is_what_its_containers_say() {
+    let statuses = |all: &[(&str, bool)]| {
+        let all: Vec<Value> = all.iter().map(|(name, ready)| json!({ "name": name, "ready": ready })).collect();
+        json!({ "status": { "initContainerStatuses": all } })
+    };
+    let (guard, sidecar) = ("outrigger-guard", "outrigger-sidecar");
+    for (change, carrier) in [
+        (statuses(&[(guard, true), (sidecar, true)]), Carrier::Sidecar),
+        (statuses(&[(guard, false), (sidecar, true)]), Carrier::Sidecar),
+        (statuses(&[(guard, true), (sidecar, false)]), Carrier::Guard),
+        (statuses(&[(guard, true)]), Carrier::Guard),
+        (statuses(&[(guard, false), (sidecar, false)]), Carrier::Nobody),
+        (statuses(&[]), Carrier::Nobody),
+    ] {
+        assert_eq!(pod(&change).carrier, carrier, "{change}");
+    }
+}
+
+#[test]
 fn ports_are_those_of_the_app() {
     let port = |name: &str, number: i64, protocol: &str| json!({ "name": name, "containerPort": number, "protocol": protocol });
     let found = pod(&json!({ "spec": {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     conditions::{Facts, Progress},
+    serving::{Astray, Serving},
     subject::{Subject, Told, subjects},
 };
 use crate::cluster::Derived;
@@ -31,6 +32,8 @@ const ROUND: Duration = Duration::from_millis(250);
 /// The same, for what has been on its way for longer than [`STUCK_AFTER`].
 const STUCK_ROUND: Duration = Duration::from_secs(2);
 const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// What is said of pods without their proxies changes no more often, for each object: a pod that flaps is a few writes.
+const CALM: Duration = Duration::from_secs(10);
 /// Everything is counted anew: proxies come and go.
 const SWEEP: Duration = Duration::from_secs(30);
 /// After a write that failed, doubled each time.
@@ -47,6 +50,7 @@ pub(crate) struct Board {
     began: Option<Instant>,
     /// The view has changed since the last round.
     stirred: Option<Instant>,
+    astray: Astray,
 }
 
 #[derive(Debug)]
@@ -58,6 +62,11 @@ struct Known {
     progress: Option<Progress>,
     /// Since when it has lacked proxies that it had.
     doubted: Option<Instant>,
+    /// What is said of its pods, and since when if anything else was before.
+    serving: Serving,
+    served: Option<Instant>,
+    /// When it may be said what has become of them since.
+    serving_due: Option<Instant>,
     /// What is to be written.
     wanted: Option<Told>,
     /// What the status says: as read of this version of the object, or as written over it since.
@@ -72,7 +81,15 @@ struct Known {
 impl Board {
     /// At the beginning of a term.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { since: now, known: HashMap::new(), queue: VecDeque::new(), swept: None, began: None, stirred: None }
+        Self {
+            since: now,
+            known: HashMap::new(),
+            queue: VecDeque::new(),
+            swept: None,
+            began: None,
+            stirred: None,
+            astray: Astray::default(),
+        }
     }
 
     pub(crate) fn stir(&mut self, now: Instant) {
@@ -89,14 +106,17 @@ impl Board {
             began + if long { STUCK_ROUND } else { ROUND }
         });
         let retries = self.known.values().filter_map(|known| known.retry.map(|retry| retry.max(began + ROUND)));
-        moving.chain(stirred).chain(retries).chain([sweep]).min().unwrap_or(sweep)
+        let calm = self.known.values().filter_map(|known| known.serving_due);
+        moving.chain(stirred).chain(retries).chain(calm).chain([sweep]).min().unwrap_or(sweep)
     }
 
     /// Takes the view in and says which objects are to be counted.
     pub(crate) fn begin(&mut self, view: &Derived, now: Instant) -> Vec<String> {
-        self.stirred = None;
         self.began = Some(now);
         let sweep = self.swept.is_none_or(|swept| now >= swept + SWEEP);
+        if self.stirred.take().is_some() || sweep {
+            self.astray = Astray::of(view);
+        }
         if sweep {
             self.swept = Some(now);
         }
@@ -117,6 +137,8 @@ impl Board {
                 known.changed = now;
             }
             *known = Known { uid, generation, mark, ..std::mem::replace(known, Known::new(now)) };
+            let serving = if subject.has_failure_policy() { self.astray.within(effects) } else { Serving::default() };
+            known.serves(serving, now);
             if effects.is_empty() {
                 known.progress = Some(Progress::default());
             } else if sweep || known.moves(now) {
@@ -160,6 +182,7 @@ impl Board {
                 findings: &found,
                 progress,
                 effective: !view.affects.of(&origin).is_empty(),
+                serving: subject.has_failure_policy().then_some(&known.serving),
                 generation: subject.metadata().generation,
                 now: clock,
             };
@@ -234,6 +257,9 @@ impl Known {
             changed: now,
             progress: None,
             doubted: None,
+            serving: Serving::default(),
+            served: None,
+            serving_due: None,
             wanted: None,
             said: None,
             wrote: None,
@@ -246,6 +272,17 @@ impl Known {
     fn moves(&self, now: Instant) -> bool {
         let arrived = self.progress.as_ref().is_some_and(Progress::is_complete);
         !arrived || now < self.changed + FRESH
+    }
+
+    fn serves(&mut self, serving: Serving, now: Instant) {
+        self.serving_due = None;
+        if self.serving == serving {
+            return;
+        }
+        match self.served.map(|served| served + CALM) {
+            Some(due) if now < due => self.serving_due = Some(due),
+            _ => (self.serving, self.served) = (serving, Some(now)),
+        }
     }
 
     fn says(&mut self, subject: &Subject) -> &Told {

@@ -9,6 +9,8 @@ use k8s_openapi::{
 };
 use outrigger_model::{Concern, Finding, Reason, held::Held};
 
+use super::serving::Serving;
+
 /// Findings told in one message; more would bury the first.
 const TOLD: usize = 3;
 
@@ -17,6 +19,7 @@ pub(crate) const ACCEPTED: &str = "Accepted";
 pub(crate) const RESOLVED_REFS: &str = "ResolvedRefs";
 pub(crate) const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 pub(crate) const PROGRAMMED: &str = "Programmed";
+pub(crate) const SERVING: &str = "SidecarsServing";
 /// Gateway API: types of one's own have a domain as prefix.
 pub(crate) const ROUTE_PROGRAMMED: &str = "outrigger.dev/Programmed";
 
@@ -35,6 +38,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) progress: &'a Progress,
     /// Whether it has an effect on anything that is served.
     pub(crate) effective: bool,
+    /// What happens to pods now, of an object that says what should.
+    pub(crate) serving: Option<&'a Serving>,
     pub(crate) generation: Option<i64>,
     pub(crate) now: Timestamp,
 }
@@ -48,6 +53,7 @@ pub(crate) fn own(facts: Facts<'_>, refs: bool, before: &[Condition]) -> Vec<Con
         conditions.push(facts.resolved_refs());
     }
     conditions.push(programmed);
+    conditions.extend(facts.serving.map(|serving| facts.sidecars_serving(serving)));
     aged(conditions, before)
 }
 
@@ -151,6 +157,11 @@ impl<'a> Facts<'a> {
             Some(first) => self.condition(RESOLVED_REFS, false, first.reason.name(), told(&broken)),
             None => self.condition(RESOLVED_REFS, true, RESOLVED_REFS, "all references resolve".to_owned()),
         }
+    }
+
+    fn sidecars_serving(&self, serving: &Serving) -> Condition {
+        let worst = serving.worst();
+        self.condition(SERVING, worst.is_none(), worst.unwrap_or(SERVING), serving.message())
     }
 
     fn programmed(&self, type_: &str, accepted: bool) -> Condition {

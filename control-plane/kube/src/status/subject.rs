@@ -130,6 +130,17 @@ impl Subject {
         }
     }
 
+    /// Whether it says what happens to pods without their proxies.
+    pub(crate) fn has_failure_policy(&self) -> bool {
+        match self.0.object.as_deref() {
+            Some(Object::MeshConfig(_)) => true,
+            Some(Object::TrafficPolicy(policy)) => {
+                policy.spec.on_sidecar_failure.is_some() || policy.spec.on_fallback_failure.is_some()
+            }
+            _ => false,
+        }
+    }
+
     /// What is wrong with the newest version, so that an older one is in force, or none.
     pub(crate) fn refused(&self) -> Vec<Finding> {
         let in_force = if self.0.object.is_some() { "an earlier version is in force" } else { "it has no effect" };

@@ -7,12 +7,15 @@ use kube::runtime::events::Reporter;
 use outrigger_model::{Held, held::Rejection};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{serving::Serving, *};
 use crate::{
+    cluster::Store,
     fake::Fake,
     fixtures::{self, Proxies, derived},
+    pod::Pod,
 };
 
+mod serving;
 mod words;
 
 const ROUTE: &str = "apis/outrigger.dev/v1alpha1/namespaces/shop/meshroutes/r";
@@ -46,6 +49,7 @@ spec:
 struct Stage {
     fake: Fake,
     yaml: String,
+    pods: Store<Pod>,
     proxies: Arc<Proxies>,
     views: watch::Sender<Option<Arc<Derived>>>,
     leads: watch::Sender<Leadership>,
@@ -78,14 +82,15 @@ impl Stage {
             recorder: Recorder::new(client, Reporter { controller: "test".to_owned(), instance: None }),
         };
         tokio::spawn(keeper.run());
-        let stage = Self { fake, yaml: yaml.to_owned(), proxies, views, leads };
+        let stage = Self { fake, yaml: yaml.to_owned(), pods: Store::default(), proxies, views, leads };
         stage.observe();
         stage
     }
 
     /// The watch tells what the cluster has.
     fn observe(&self) {
-        self.views.send_replace(Some(derived(&self.yaml, Some(&self.fake))));
+        let objects = derived(&self.yaml, Some(&self.fake));
+        self.views.send_replace(Some(Arc::new(Derived { pods: self.pods.clone(), ..(*objects).clone() })));
     }
 
     fn becomes(&mut self, yaml: &str) {
@@ -367,7 +372,7 @@ fn manifests_give_the_conditions_beside_them() {
 
 /// By object, and for routes by parent; every proxy has all.
 fn all_conditions(yaml: &str) -> Value {
-    let view = derived(yaml, None);
+    let (view, serving) = (derived(yaml, None), Serving::default());
     let mut all = serde_json::Map::new();
     for subject in subjects(&view) {
         let origin = subject.origin();
@@ -378,6 +383,7 @@ fn all_conditions(yaml: &str) -> Value {
             findings: &findings,
             progress: &progress,
             effective,
+            serving: subject.has_failure_policy().then_some(&serving),
             generation: Some(1),
             now: Timestamp::UNIX_EPOCH,
         };

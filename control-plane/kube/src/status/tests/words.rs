@@ -5,7 +5,7 @@ use outrigger_model::{Finding, Reason};
 use super::{super::conditions::*, *};
 
 fn facts<'a>(findings: &'a [&'a Finding], progress: &'a Progress, effective: bool) -> Facts<'a> {
-    Facts { findings, progress, effective, generation: Some(4), now: Timestamp::UNIX_EPOCH }
+    Facts { findings, progress, effective, serving: None, generation: Some(4), now: Timestamp::UNIX_EPOCH }
 }
 
 fn finding(field: &str, reason: Reason) -> Finding {

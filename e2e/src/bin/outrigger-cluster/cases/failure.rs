@@ -12,6 +12,14 @@ use crate::{
     cluster::{Cluster, condition, text, until},
 };
 
+/// An owner's choice, whose status says which pods it is in use for.
+const CHOICE: &str = "
+apiVersion: outrigger.dev/v1alpha1
+kind: TrafficPolicy
+metadata: { name: failure-choice, namespace: shop }
+spec: { targetRefs: [{ kind: Service, name: catalog-v2 }], onSidecarFailure: Fallback }
+";
+
 pub(super) const CASES: &[Case] = &[
     on_nodes("failure: a sidecar killed five times", killed),
     on_nodes("failure: a pod's rules are flushed", flushed),
@@ -31,6 +39,7 @@ pub(super) fn restarts(pod: &Value, container: &str) -> u64 {
 /// so that the later ones are away for long.
 fn killed(cluster: &Cluster) -> Result<()> {
     shop::open(cluster)?;
+    cluster.apply(CHOICE)?;
     let front = shop::front(cluster)?;
     let callee = cluster.pod(shop::NAMESPACE, "app=catalog,version=v2")?;
     let address = cluster.address(shop::NAMESPACE, "catalog-v2")?;
@@ -65,6 +74,8 @@ fn killed(cluster: &Cluster) -> Result<()> {
         "json",
     ])?;
     let slices: Value = serde_json::from_str(&slices)?;
+    // Its third death in a row: the kubelet lets it be for twenty seconds.
+    serving(cluster, "Fallback", &format!("carried by shared proxies: 1 pod ({}/{callee})", shop::NAMESPACE))?;
     println!("        Kubernetes says ready: {}", slices["items"][0]["endpoints"][0]["conditions"]["ready"]);
     until(Duration::from_secs(90), || {
         let pod = cluster.get("pod", shop::NAMESPACE, &callee)?;
@@ -76,6 +87,8 @@ fn killed(cluster: &Cluster) -> Result<()> {
         ensure!(running, "the sidecar isn't back: {}", text(&state[2]["state"]["waiting"]["reason"]));
         Ok(())
     })?;
+    serving(cluster, "SidecarsServing", "all pods are served by their own proxies")?;
+    cluster.kubectl(&["delete", "trafficpolicy", "-n", shop::NAMESPACE, "failure-choice"])?;
     let samples = load.finish()?;
     let deaths = samples.between(from, u64::MAX).deaths(&kills);
     println!(
@@ -90,6 +103,42 @@ fn killed(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+<<<<<<< HEAD
+=======
+/// Waits until the choice's status says this of the pods that it is for.
+fn serving(cluster: &Cluster, reason: &str, message: &str) -> Result<()> {
+    until(Duration::from_secs(15), || {
+        let policy = cluster.get("trafficpolicy", shop::NAMESPACE, "failure-choice")?;
+        let told = condition(&policy["status"]["conditions"], "SidecarsServing");
+        ensure!(told["reason"] == reason && told["message"] == message, "{told}");
+        Ok(())
+    })
+}
+
+fn guard_killed(cluster: &Cluster) -> Result<()> {
+    shop::open(cluster)?;
+    let front = shop::front(cluster)?;
+    let address = cluster.address(shop::NAMESPACE, "catalog-v1")?;
+    let target = format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?;
+    let load = cluster.load(shop::NAMESPACE, &front, &LoadSpec::new(target, 50))?;
+    until(Duration::from_secs(20), || {
+        ensure!(load.samples().ok().count() > 50, "{:?}", load.samples().by_outcome());
+        Ok(())
+    })?;
+    let before = restarts(&cluster.get("pod", shop::NAMESPACE, &front)?, "outrigger-guard");
+    let kill = cluster.kill(shop::NAMESPACE, &front, "outrigger-guard")?;
+    until(Duration::from_secs(60), || {
+        let pod = cluster.get("pod", shop::NAMESPACE, &front)?;
+        ensure!(restarts(&pod, "outrigger-guard") > before, "it wasn't restarted");
+        Ok(())
+    })?;
+    let samples = load.finish()?;
+    let deaths = samples.deaths(&[kill]);
+    ensure!(deaths.refused == 0 && deaths.failed_new == 0, "{deaths:?} {:?}", samples.by_outcome());
+    Ok(())
+}
+
+>>>>>>> fc6bfbc (Status says which pods are without their own proxies now, and what becomes of them)
 /// Kubernetes takes the pod out of its Services, the guard says why, and a pod in its place has its rules.
 fn flushed(cluster: &Cluster) -> Result<()> {
     shop::open(cluster)?;
