@@ -47,6 +47,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         authority,
         authenticator: Arc::new(Authenticator::Files(TokenFiles::new(tokens, snapshots))),
         departures: None,
+        troubles: None,
     };
     let ended = serve::run(proxies, &observed, source, pending(), &mut signals).await;
     ended.and(admin.await.context("admin"))

@@ -12,6 +12,7 @@ use outrigger_kube::{
     cluster::{self, Derived, Namespace, Sinks, Store, WatchStatus},
     leader,
     lease::Leadership,
+    pod_events::PodEvents,
     unmeshed,
 };
 use outrigger_webhook::InjectorConfig;
@@ -34,6 +35,7 @@ use crate::{
     root_secret::{Loaded, News, RootSecret},
     serve::{self, Proxies, Signals, bind},
     token_review::TokenReviews,
+    troubles::Troubles,
     webhook::{self, Admissions, Webhook},
     webhook_certificate::WebhookCertificate,
 };
@@ -215,6 +217,7 @@ impl Mesh {
             certificate,
             authenticator: Arc::new(Authenticator::Reviews(Arc::clone(&self.reviews))),
             departures: Some(departures),
+            troubles: Some(self.troubles()),
         };
         // The Lease is given back at once, while proxies move to other replicas.
         let ended = serve::run(proxies, &self.observed, source, work, signals).await;
@@ -241,6 +244,11 @@ impl Mesh {
         let own = self.of.pod_name.clone().unwrap_or_default();
         let (token, holdings) = (self.of.token.clone(), Arc::clone(&self.observed.acks) as _);
         Acknowledgements::new(self.client.clone(), own, pem, token, self.derived.clone(), holdings)
+    }
+
+    fn troubles(&self) -> Troubles {
+        let own = self.of.pod_name.clone().unwrap_or_default();
+        Troubles::new(PodEvents::new(self.client.clone(), own, self.derived.clone()))
     }
 
     fn lead(

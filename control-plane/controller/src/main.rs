@@ -22,6 +22,7 @@ mod serve;
 mod tls;
 mod token_review;
 mod tokens;
+mod troubles;
 mod webhook;
 mod webhook_certificate;
 

@@ -18,6 +18,7 @@ use tonic::service::Routes;
 
 use crate::{
     authenticate::Authenticator, certificate::OwnCertificate, departures::Departures, grpc::Server, metrics::Observed,
+    troubles::Troubles,
 };
 
 /// Lifetime of workload certificates.
@@ -37,6 +38,8 @@ pub(crate) struct Proxies {
     pub(crate) authenticator: Arc<Authenticator>,
     /// Only where pods end.
     pub(crate) departures: Option<Departures>,
+    /// Only where pods have owners to be told.
+    pub(crate) troubles: Option<Troubles>,
 }
 
 // === impl Signals ===
@@ -89,12 +92,15 @@ pub(crate) async fn run(
     work: impl Future<Output = anyhow::Error>,
     signals: &mut Signals,
 ) -> Result<()> {
-    let Proxies { listener, authority, certificate, authenticator, departures } = proxies;
+    let Proxies { listener, authority, certificate, authenticator, departures, troubles } = proxies;
     let mut snapshots = observed.snapshots.clone();
     let mut routes = Routes::new(Ads::new(snapshots.clone(), Arc::clone(&observed.acks)))
         .add_service(Certificates::new(authority, WORKLOAD_TTL).into_service());
     if let Some(departures) = departures {
         routes = routes.add_service(departures.into_service());
+    }
+    if let Some(troubles) = troubles {
+        routes = routes.add_service(troubles.into_service());
     }
     let renewal = tokio::spawn(Arc::clone(&certificate).keep_fresh());
     let server = Server::new(certificate, authenticator, routes.prepare())?;

@@ -27,6 +27,7 @@ use crate::{
     cluster::Derived,
     lease::{self, Leadership},
     peers::Peers,
+    pod_events,
     publish::Publisher,
     status::{self, Keeper, bucket::Bucket, events},
     unmeshed,
@@ -222,14 +223,7 @@ impl Teller {
             if bucket.take(Instant::now()).is_err() || self.leadership.borrow().epoch().is_none() {
                 return;
             }
-            let reference = ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                name: Some(pod.pod.clone()),
-                namespace: Some(pod.namespace.clone()),
-                uid: Some(pod.uid.clone()),
-                ..ObjectReference::default()
-            };
+            let reference = pod_events::reference(&pod.namespace, &pod.pod, &pod.uid);
             let note = format!("the pod is to be in the mesh and has no proxies: {}; {}", pod.why, pod.remedy);
             status::publish(&self.recorder, &events::warning("NotMeshed", &note), &reference).await;
             told.insert(pod.uid.clone());

@@ -17,6 +17,7 @@ pub mod leader;
 pub mod lease;
 pub mod peers;
 pub mod pod;
+pub mod pod_events;
 mod publish;
 pub mod slice;
 mod status;

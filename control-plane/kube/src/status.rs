@@ -189,19 +189,20 @@ impl Keeper {
     }
 }
 
-/// Events are worth a try, never a delay.
+/// Events are worth a try, never a delay. Says whether it was written.
 pub(crate) async fn publish(
     recorder: &Recorder,
     event: &kube::runtime::events::Event,
     on: &k8s_openapi::api::core::v1::ObjectReference,
-) {
+) -> bool {
     match timeout(write::PATIENCE, recorder.publish(event, on)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => return true,
         Ok(Err(error)) => {
             tracing::warn!(error = said(&error), reason = event.reason, "the event can't be written");
         }
         Err(_) => tracing::warn!(reason = event.reason, "the event isn't taken in time"),
     }
+    false
 }
 
 /// Counts here and at the other replicas.

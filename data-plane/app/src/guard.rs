@@ -30,6 +30,7 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool, captu
     let authority = watch::Sender::new(None);
     // Innocent until it is seen: the check takes some seconds to be sure.
     let capture = watch::Sender::new(true);
+    tokio::spawn(outrigger_config::tell_uncaptured(settings.bootstrap(Role::Guard), capture.subscribe()));
     let face = face(&start.base, authority.subscribe(), capture.subscribe(), &settings, sidecar);
     let base = start.serve(&settings, levels, face).await?;
     let config = GuardConfig {

@@ -22,11 +22,13 @@ mod status;
 mod stream;
 mod taster;
 mod trial;
+mod trouble;
 
 pub use departure::{Departure, departed};
 use state::State;
 pub use status::{CertificateStatus, ClientStatus, Refusal, Status};
 pub use taster::taste;
+pub use trouble::tell_uncaptured;
 
 /// What a proxy is for; decides what it subscribes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

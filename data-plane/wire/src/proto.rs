@@ -17,6 +17,11 @@ pub mod departure {
     include!("generated/outrigger.departure.v1alpha1.rs");
 }
 
+/// What is wrong with a pod.
+pub mod trouble {
+    include!("generated/outrigger.trouble.v1alpha1.rs");
+}
+
 /// The xDS transport (Envoy's `service.discovery.v3`), wire-compatible subset.
 pub mod envoy {
     pub mod config {

@@ -6,6 +6,7 @@ const FILES: &[&str] = &[
     "outrigger/config/v1alpha1/config.proto",
     "outrigger/ca/v1alpha1/ca.proto",
     "outrigger/departure/v1alpha1/departure.proto",
+    "outrigger/trouble/v1alpha1/trouble.proto",
     "envoy/service/discovery/v3/discovery.proto",
 ];
 

@@ -103,8 +103,6 @@ fn killed(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-<<<<<<< HEAD
-=======
 /// Waits until the choice's status says this of the pods that it is for.
 fn serving(cluster: &Cluster, reason: &str, message: &str) -> Result<()> {
     until(Duration::from_secs(15), || {
@@ -138,8 +136,11 @@ fn guard_killed(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
->>>>>>> fc6bfbc (Status says which pods are without their own proxies now, and what becomes of them)
+<<<<<<< HEAD
 /// Kubernetes takes the pod out of its Services, the guard says why, and a pod in its place has its rules.
+=======
+/// Kubernetes takes the pod out of its Services, the guard and an event on the pod say why, and a pod in its place has its rules.
+>>>>>>> d5ba538 (An event on the pod says that its rules are gone, and what to do)
 fn flushed(cluster: &Cluster) -> Result<()> {
     shop::open(cluster)?;
     let front = shop::front(cluster)?;
@@ -155,6 +156,16 @@ fn flushed(cluster: &Cluster) -> Result<()> {
     })?;
     let log = cluster.kubectl(&["logs", "-n", shop::NAMESPACE, &front, "-c", "outrigger-guard"])?;
     ensure!(log.contains("nothing captures this pod's traffic"), "the guard's log:\n{log}");
+    until(Duration::from_secs(20), || {
+        let events = cluster.get("events.events.k8s.io", shop::NAMESPACE, "")?;
+        let about = events["items"].as_array().into_iter().flatten().filter(|it| it["regarding"]["name"] == *front);
+        let told: Vec<_> = about.map(|it| (text(&it["reason"]), text(&it["note"]))).collect();
+        let said = |(reason, note): &(String, String)| {
+            reason == "NotCaptured" && note.contains("nft") && note.contains("delete the pod")
+        };
+        ensure!(told.iter().any(said), "{told:?}");
+        Ok(())
+    })?;
     cluster.kubectl(&["delete", "pod", "-n", shop::NAMESPACE, &front, "--wait=false"])?;
     cluster.rolled_out(shop::NAMESPACE, "deployment/front")
 }
