@@ -283,6 +283,7 @@ fn client_status(status: &ClientStatus) -> Value {
         "resources": resources,
         "refusals": refusals,
         "on_trial": status.on_trial,
+        "closed": status.closed,
         "last_error": status.last_error,
         "certificates_issued": status.certificate.issued,
         "last_certificate_error": status.certificate.last_error,

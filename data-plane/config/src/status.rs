@@ -28,6 +28,8 @@ pub struct Status {
     pub refusals: Vec<Refusal>,
     /// Resources whose version in force is on trial.
     pub on_trial: usize,
+    /// Workloads whose calls are refused because no control plane is heard, as their owners want.
+    pub closed: usize,
     /// Why the last xDS stream ended or couldn't be opened.
     pub last_error: Option<String>,
     pub certificate: CertificateStatus,
@@ -72,6 +74,7 @@ impl ClientStatus {
     pub(crate) fn connected(&self) {
         self.0.send_modify(|status| {
             status.connected = true;
+            status.closed = 0;
             status.streams += 1;
         });
     }
@@ -81,6 +84,10 @@ impl ClientStatus {
             status.connected = false;
             status.last_error = Some(reason);
         });
+    }
+
+    pub(crate) fn closed(&self, workloads: usize) {
+        self.0.send_modify(|status| status.closed = workloads);
     }
 
     pub(crate) fn updated(&self, state: &State) {

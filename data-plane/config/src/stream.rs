@@ -337,6 +337,7 @@ impl Client {
                 let (workloads, snapshot) = self.state.close(&self.store.load_full(), Instant::now());
                 tracing::warn!(workloads, "no control plane: calls are refused, as owners want (onControlPlaneLoss)");
                 self.publish(snapshot);
+                self.status.closed(self.state.closed());
             }
             Event::Save => {
                 self.save_at = None;

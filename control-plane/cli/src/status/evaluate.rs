@@ -181,7 +181,11 @@ fn part(name: &'static str, stream: Option<&Stream<'_>>, dump: Option<&Result<Va
         None => {
             let last = shown.and_then(|dump| dump["status"]["last_error"].as_str());
             let why = last.or(error.as_deref()).map(|why| format!(": {why}")).unwrap_or_default();
-            (Sync::Disconnected, Some(format!("no controller has a stream of its {name}{why}")))
+            let closed = match shown.and_then(|dump| dump["status"]["closed"].as_u64()) {
+                None | Some(0) => "",
+                Some(_) => "; it refuses calls meanwhile (onControlPlaneLoss: Closed)",
+            };
+            (Sync::Disconnected, Some(format!("no controller has a stream of its {name}{why}{closed}")))
         }
     };
     Part {

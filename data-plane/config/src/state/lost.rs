@@ -51,6 +51,11 @@ impl State {
         self.lost.as_ref()?.close_at
     }
 
+    /// How many are closed.
+    pub(crate) fn closed(&self) -> usize {
+        self.lost.as_ref().map_or(0, |lost| lost.closed.len())
+    }
+
     /// Closes those whose grace is over, and says how many.
     pub(crate) fn close(&mut self, base: &Snapshot, now: Instant) -> (usize, Option<Snapshot>) {
         let Some(Lost { since, mut closed, .. }) = self.lost.take() else { return (0, None) };
@@ -158,7 +163,7 @@ mod tests {
         assert_eq!(verdict(&half, "shop/later"), (true, None));
         let (workloads, snapshot) = state.close(&half, start + 3 * GRACE);
         let closed = snapshot.unwrap();
-        assert_eq!((workloads, state.close_at()), (1, None));
+        assert_eq!((workloads, state.closed(), state.close_at()), (1, 2, None));
         assert!(!verdict(&closed, "shop/later").0 && verdict(&closed, "shop/never").0);
 
         let back = state.find(&closed).unwrap();
@@ -166,6 +171,7 @@ mod tests {
             assert!(Arc::ptr_eq(&back.inbounds[name], &open.inbounds[name]), "{name}");
         }
         assert!(state.find(&back).is_none() && state.close_at().is_none());
+        assert_eq!(state.closed(), 0);
         // The next loss begins anew.
         state.lose(start + 10 * GRACE);
         assert_eq!(state.close_at(), Some(start + 11 * GRACE));

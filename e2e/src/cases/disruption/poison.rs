@@ -92,7 +92,8 @@ pub(super) fn proven(mesh: &Mesh, pod: &str) -> Result<()> {
     wait_until("the end of the first trial", TRIAL, over).map(drop)
 }
 
-fn status(mesh: &Mesh, pod: &str) -> Option<Value> {
+/// Of its configuration client.
+pub(super) fn status(mesh: &Mesh, pod: &str) -> Option<Value> {
     let page = probe::get(&mesh.pod(pod).ok()?.namespace, ports::ADMIN, "/config_dump").ok()?;
     serde_json::from_str::<Value>(&page.body).ok().map(|mut dump| dump["status"].take())
 }

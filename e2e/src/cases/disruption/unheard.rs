@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use outrigger_testbed::{Machine, Mesh, PodSpec, probe::wait_until};
 
-use super::{CALLER, SHOP, mesh_of, service};
+use super::{CALLER, SHOP, mesh_of, poison, service};
 use crate::raw::{PATIENCE, Wire};
 
 /// Of the caller itself, whose owner has said nothing.
@@ -25,6 +25,7 @@ pub(super) fn closed(machine: &Machine) -> Result<()> {
     }
     mesh.kill_controller()?;
     wait_until("a refusal", PATIENCE, || status(&mesh, SHOP) == Some(403))?;
+    wait_until("its proxy says so", PATIENCE, || closed_there(&mesh) == Some(1))?;
     // A proxy that starts meanwhile knows of no controller either.
     for version in ["v1", "v2", "v3"] {
         let pod = format!("shop/app-{version}");
@@ -35,7 +36,13 @@ pub(super) fn closed(machine: &Machine) -> Result<()> {
     ensure!(status(&mesh, OTHER) == Some(200), "another owner's workload is refused");
     mesh.start_controller()?;
     wait_until("an answer again", PATIENCE, || status(&mesh, SHOP) == Some(200))?;
+    wait_until("its proxy says so", PATIENCE, || closed_there(&mesh) == Some(0))?;
     Ok(())
+}
+
+/// Workloads that one of the shop's proxies says it closes.
+fn closed_there(mesh: &Mesh) -> Option<u64> {
+    poison::status(mesh, "shop/app-v1")?["closed"].as_u64()
 }
 
 /// Of the caller's call.

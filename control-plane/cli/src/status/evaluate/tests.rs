@@ -56,6 +56,8 @@ fn a_pod_is_as_good_as_its_worst_part() {
     let refused = json!({ "refusals": [{ "type_url": SERVICE, "name": "shop/web", "reason": "no such colour" }] });
     let mut rejecting = dump(None);
     rejecting["status"] = refused;
+    let mut shut = dump(None);
+    shut["status"]["closed"] = 1.into();
     let streams = |name: &str, version: &str, nack| {
         let workload = format!("shop/{name}");
         [stream(&workload, "sidecar", version, nack), stream(&workload, "guard", "v2", None)]
@@ -77,6 +79,13 @@ fn a_pod_is_as_good_as_its_worst_part() {
             Ok(dump(None)),
             Sync::Disconnected,
             "no controller has a stream of its sidecar",
+        ),
+        (
+            "shut",
+            streams("shut", "v2", None)[1..].to_vec(),
+            Ok(shut),
+            Sync::Disconnected,
+            "no controller has a stream of its sidecar; it refuses calls meanwhile (onControlPlaneLoss: Closed)",
         ),
         ("mute", streams("mute", "v2", None).to_vec(), Err("timed out".into()), Sync::Synced, ""),
     ];
