@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use outrigger_config::{Bootstrap, Role};
-use outrigger_dataplane::telemetry::access_log::LogFormat;
+use outrigger_dataplane::{Limits, telemetry::access_log::LogFormat};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Settings {
@@ -47,6 +47,9 @@ pub(crate) struct Settings {
     /// Access log on standard output: off, json or text.
     #[arg(long, env = "OUTRIGGER_ACCESS_LOG", default_value = "off")]
     pub(crate) access_log: LogFormat,
+    /// Connections that a shared proxy carries at once for pods of one identity.
+    #[arg(long, env = "OUTRIGGER_CONNECTIONS_PER_IDENTITY", default_value_t = Limits::default().per_identity)]
+    pub(crate) connections_per_identity: usize,
     /// Seconds that connections may take to end after SIGTERM.
     #[arg(long, env = "OUTRIGGER_DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,

@@ -58,7 +58,7 @@ pub(crate) fn engine(base: &Base, settings: &Settings, role: Role) -> Result<Arc
         metrics: base.metrics.clone(),
         log,
         fallback: Arc::new(fallback),
-        limits: Limits::default(),
+        limits: Limits { per_identity: settings.connections_per_identity, ..Limits::default() },
         zone: settings.zone.clone(),
         mark: settings.mark,
         active: Default::default(),

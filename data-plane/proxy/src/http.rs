@@ -16,7 +16,7 @@ pub(crate) use body::{Arriving, Relay};
 pub(crate) use deliver::{App, Arrival, CONNECT, Effective, deliver, unauthenticated};
 pub(crate) use error::RequestError;
 pub(crate) use exchange::{Exchange, no_name};
-pub(crate) use forward::{Caller, Departure, forward};
+pub(crate) use forward::{Caller, Departure, forward, turned_away};
 use quiet::Quiet;
 pub(crate) use serve::{serve_http1, serve_http2};
 pub(crate) use upgrade::Upgrading;

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::{
     engine::Role,
     guard::capture,
-    http::{Caller, Departure, forward, serve_http1, serve_http2},
+    http::{Caller, Departure, forward, serve_http1, serve_http2, turned_away},
     listeners::original_destination,
     pump::pump,
     stream::{Io, Prefixed},
@@ -92,6 +92,30 @@ pub(crate) async fn serve<S: Io>(
             tcp::carry(&from, &mut Prefixed::new(read, stream), dialled).await;
         }
         Err(error) => tracing::debug!(%error, %original, "connection ended before it said what it speaks"),
+    }
+}
+
+/// Answers every request of a connection that there is no room for. What isn't HTTP, or waits for the server to speak
+/// first, is closed.
+pub(crate) async fn turn_away<S: Io>(worker: &Rc<Worker>, mut stream: S, caller: Caller, original: SocketAddr) {
+    // Who is shed keeps nothing open for long.
+    let limit = worker.engine.limits.request_head;
+    let nobody = || std::future::pending::<Result<_, std::io::Error>>();
+    let opening = tcp::detect(worker, &mut stream, original, Protocol::Http, limit, nobody).await;
+    let from = Rc::new(Departure { worker: worker.clone(), caller, original, quiet: Rc::default() });
+    let handle_from = from.clone();
+    match opening {
+        Ok(Opening::Http(Detected::Http2, read)) => {
+            serve_http2(worker, Prefixed::new(read, stream), move |request| turned_away(handle_from.clone(), request))
+                .await;
+        }
+        Ok(Opening::Http(_, read)) => {
+            serve_http1(worker, Prefixed::new(read, stream), limit, &from.quiet, |request| {
+                turned_away(handle_from.clone(), request)
+            })
+            .await;
+        }
+        _ => {}
     }
 }
 

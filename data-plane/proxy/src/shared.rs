@@ -19,6 +19,9 @@ use crate::{
     worker::{MeshProtocol, Worker},
 };
 
+/// Connections beyond its share over which an identity is told so, before they are closed unread.
+const LEAST_TOLD: usize = 16;
+
 /// mTLS on the mesh port of a shared proxy.
 pub(crate) async fn accept(worker: &Rc<Worker>, stream: TcpStream) {
     let Ok(source) = stream.peer_addr() else { return };
@@ -42,10 +45,22 @@ async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: S
     let destination = header.destination();
     // The pod whose guard this is, as TLS over TCP shows it; the header's addresses are the guard's word alone.
     let pod = source.ip().to_canonical();
-    let Some(_share) = worker.engine.shares.admit(&guard, worker.engine.limits.per_identity) else {
-        return tracing::warn!(%guard, "too many connections of one identity; closed");
-    };
+    let (shares, limit) = (&worker.engine.shares, worker.engine.limits.per_identity);
+    let share = shares.admit(&guard, limit);
+    // Who is over its share is told so, as long as that doesn't take too much either.
+    let told = if share.is_none() { shares.admit(&guard, limit + (limit / 8).max(LEAST_TOLD)) } else { None };
+    if share.is_none() {
+        worker.engine.metrics.connection_shed();
+        tracing::debug!(%guard, limit, "too many connections of one identity");
+    }
     match header {
+        // A meshed caller takes a closed connection for what it is, and goes elsewhere.
+        _ if share.is_none() && told.is_none() => {}
+        GuardHeader::InboundMesh { .. } | GuardHeader::InboundPlain { .. } if share.is_none() => {}
+        GuardHeader::Outbound { .. } if share.is_none() => {
+            let caller = Caller { identity: Some(guard), address: pod, acting: true };
+            outbound::turn_away(worker, stream, caller, destination).await;
+        }
         GuardHeader::Outbound { .. } => {
             if leads_here(worker, destination.ip()) || is_shared(worker, destination) {
                 return tracing::warn!(%guard, %destination, "refused: it leads to the shared proxy itself");

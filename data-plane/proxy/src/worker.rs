@@ -193,6 +193,7 @@ async fn listen(worker: Rc<Worker>, port: Port, socket: std::net::TcpListener, m
 /// Starts the task of one connection, unless there are too many.
 fn take(worker: &Rc<Worker>, port: Port, stream: TcpStream) {
     let Some(admitted) = worker.engine.active.admit(worker.engine.limits.connections) else {
+        worker.engine.metrics.connection_shed();
         return tracing::debug!(?port, "too many connections: closed");
     };
     let _ = stream.set_nodelay(true);

@@ -26,6 +26,7 @@ mod nobody;
 mod overload;
 mod poison;
 mod routes;
+mod shares;
 mod unheard;
 mod wire;
 
@@ -45,6 +46,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/loss", run: loss::loss },
     Case { name: "disruption/resets", run: loss::resets },
     Case { name: "disruption/overload", run: overload::overload },
+    Case { name: "disruption/shares", run: shares::fair },
     Case { name: "disruption/kills-on-the-wire", run: wire::kills },
     Case { name: "disruption/clocks", run: clock::differ },
     Case { name: "disruption/no-authority", run: clock::no_authority },

@@ -111,7 +111,8 @@ impl PodSpec {
         }
     }
 
-    pub(crate) fn shared_proxy(index: usize) -> Self {
+    /// One of the shared proxies.
+    pub fn shared_proxy(index: usize) -> Self {
         Self::new(&format!("{SYSTEM_NAMESPACE}/shared-{index}"))
             .label("app", SHARED_NAME)
             .service_account(SHARED_NAME)

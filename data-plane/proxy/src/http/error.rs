@@ -40,6 +40,8 @@ pub(crate) enum RequestError {
     Upstream(#[from] UpstreamError),
     #[error("as much is in flight to the service as its policy allows")]
     Overload,
+    #[error("a shared proxy carries as many connections of this identity as it may")]
+    Shed,
 }
 
 /// Which side is to blame.
@@ -72,7 +74,7 @@ impl RequestError {
             Self::Fault(status) => *status,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamError::Http1(_) | UpstreamError::Http2(_)) => StatusCode::BAD_GATEWAY,
-            Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) | Self::Overload => {
+            Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) | Self::Overload | Self::Shed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -102,7 +104,7 @@ impl RequestError {
             Self::Upstream(UpstreamError::Http1(_) | UpstreamError::Http2(_)) => "upstream_reset",
             Self::Upstream(UpstreamError::Tls(_)) => "upstream_tls",
             Self::Upstream(_) => "upstream_connect",
-            Self::Overload => "overload",
+            Self::Overload | Self::Shed => "overload",
         }
     }
 
@@ -110,7 +112,7 @@ impl RequestError {
         match self {
             Self::BadPath | Self::BadHost | Self::BadBody | Self::Connect | Self::NotFromMesh => FaultSide::Downstream,
             Self::NoRoute | Self::BadBackend | Self::Denied(_) | Self::Fault(_) => FaultSide::Policy,
-            Self::NotReady | Self::NoEndpoint(_) | Self::Timeout | Self::Upstream(_) | Self::Overload => {
+            Self::NotReady | Self::NoEndpoint(_) | Self::Timeout | Self::Upstream(_) | Self::Overload | Self::Shed => {
                 FaultSide::Upstream
             }
         }
@@ -127,7 +129,7 @@ impl RequestError {
             Self::Denied(_) => 7,
             Self::Timeout => 4,
             Self::BadPath | Self::BadHost | Self::BadBody | Self::NotFromMesh | Self::BadBackend => 13,
-            Self::Overload => 8,
+            Self::Overload | Self::Shed => 8,
             Self::Fault(_) | Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) => 14,
         }
     }

@@ -59,6 +59,15 @@ pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Arriving>)
     }
 }
 
+/// Answers a request that there is no room for.
+pub(crate) async fn turned_away(from: Rc<Departure>, mut request: Request<Arriving>) -> Response<Relay> {
+    let mut exchange = Box::new(Exchange::begin(from.worker.clone(), &from.quiet, Direction::Outbound, &mut request));
+    if let Some(Some(destination)) = from.worker.engine.store.load().addresses.get(&from.original.ip()) {
+        exchange.service = destination.service.name.clone();
+    }
+    exchange.failed(&RequestError::Shed)
+}
+
 async fn route(
     from: &Rc<Departure>,
     mut request: Box<Request<Relay>>,

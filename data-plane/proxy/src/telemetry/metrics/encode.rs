@@ -130,8 +130,7 @@ impl Families {
             let active = self.connections[listener as usize].active();
             family.encode_family(&vec![("listener", listener.as_str())])?.encode_gauge(&active)?;
         }
-        let mut family =
-            counter(out, "outrigger_connections_shed", "Connections closed unread, as too many were open")?;
+        let mut family = counter(out, "outrigger_connections_shed", "Connections turned away, as too many were open")?;
         add(&mut family, &Labels::new(), &self.connections_shed)?;
         let mut family = counter(out, "outrigger_tls_handshakes", "TLS handshakes that were completed")?;
         for side in Side::ALL {

@@ -113,34 +113,8 @@ fn serving(cluster: &Cluster, reason: &str, message: &str) -> Result<()> {
     })
 }
 
-fn guard_killed(cluster: &Cluster) -> Result<()> {
-    shop::open(cluster)?;
-    let front = shop::front(cluster)?;
-    let address = cluster.address(shop::NAMESPACE, "catalog-v1")?;
-    let target = format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?;
-    let load = cluster.load(shop::NAMESPACE, &front, &LoadSpec::new(target, 50))?;
-    until(Duration::from_secs(20), || {
-        ensure!(load.samples().ok().count() > 50, "{:?}", load.samples().by_outcome());
-        Ok(())
-    })?;
-    let before = restarts(&cluster.get("pod", shop::NAMESPACE, &front)?, "outrigger-guard");
-    let kill = cluster.kill(shop::NAMESPACE, &front, "outrigger-guard")?;
-    until(Duration::from_secs(60), || {
-        let pod = cluster.get("pod", shop::NAMESPACE, &front)?;
-        ensure!(restarts(&pod, "outrigger-guard") > before, "it wasn't restarted");
-        Ok(())
-    })?;
-    let samples = load.finish()?;
-    let deaths = samples.deaths(&[kill]);
-    ensure!(deaths.refused == 0 && deaths.failed_new == 0, "{deaths:?} {:?}", samples.by_outcome());
-    Ok(())
-}
-
-<<<<<<< HEAD
-/// Kubernetes takes the pod out of its Services, the guard says why, and a pod in its place has its rules.
-=======
-/// Kubernetes takes the pod out of its Services, the guard and an event on the pod say why, and a pod in its place has its rules.
->>>>>>> d5ba538 (An event on the pod says that its rules are gone, and what to do)
+/// Kubernetes takes the pod out of its Services, the guard and an event on the pod say why, and a pod in its place has its
+/// rules.
 fn flushed(cluster: &Cluster) -> Result<()> {
     shop::open(cluster)?;
     let front = shop::front(cluster)?;
