@@ -46,6 +46,8 @@ struct Present {
     signer: Arc<Signer>,
     /// DER, in order of their bytes, so that replicas that know the same roots say the same.
     roots: BTreeSet<Bytes>,
+    /// The root by which others sign still; the signer may not yet, but for the controller's own names.
+    waits: Option<String>,
 }
 
 /// A workload's certificate.
@@ -57,6 +59,8 @@ pub struct Issued {
     pub not_before: i64,
     /// Unix seconds.
     pub not_after: i64,
+    /// Name of the root that the chain leads to.
+    pub anchor: String,
 }
 
 /// The controller's own certificate, with its key.
@@ -82,6 +86,8 @@ pub enum AuthorityError {
     Csr(#[from] CsrError),
     #[error("signing failed")]
     Signing(#[from] rcgen::Error),
+    #[error("another root signs still, and its key isn't here")]
+    Waits,
     #[error("the system has no random numbers")]
     Random,
 }
@@ -90,9 +96,16 @@ pub enum AuthorityError {
 
 impl Authority {
     pub fn new(signer: Signer) -> Self {
-        let roots = ders(&signer).collect();
-        let present = ArcSwap::from_pointee(Present { signer: Arc::new(signer), roots });
+        let roots = signer.trusted();
+        let present = ArcSwap::from_pointee(Present { signer: Arc::new(signer), roots, waits: None });
         Self { present, issued: AtomicU64::new(0) }
+    }
+
+    /// One that issues nothing to workloads before [`take_over`](Self::take_over): replicas sign by the root `anchor` still.
+    pub fn waiting(signer: Signer, anchor: String) -> Self {
+        let authority = Self::new(signer);
+        authority.change(|present| present.waits = Some(anchor.clone()));
+        authority
     }
 
     /// The authority kept in `state_dir`, or a new one. Writes `root.pem` beside it.
@@ -125,19 +138,35 @@ impl Authority {
     /// Trusts another signer's roots as well, while the present one goes on: the first half of a change, done before
     /// anybody shows what the new one has signed. Whether that was news.
     pub fn trust(&self, other: &Signer) -> bool {
-        let before = self.present.rcu(|present| {
-            let mut present = Present::clone(present);
-            present.roots.extend(ders(other));
-            present
-        });
-        ders(other).any(|root| !before.roots.contains(&root))
+        self.change(|present| present.roots.extend(other.trusted()))
     }
 
-    /// Signs with another from now on. Nothing that was trusted is forgotten: what the one before has signed lives on.
+    /// Signs with another from now on. Nothing that was trusted is forgotten: what the one before has signed lives on, until
+    /// [`trust_only`](Self::trust_only).
     pub fn take_over(&self, signer: Signer) {
-        self.trust(&signer);
         let signer = Arc::new(signer);
-        self.present.rcu(|present| Present { signer: Arc::clone(&signer), roots: present.roots.clone() });
+        self.change(|present| {
+            present.roots.extend(signer.trusted());
+            present.signer = Arc::clone(&signer);
+            present.waits = None;
+        });
+    }
+
+    /// Trusts just these, and the roots of the present signer: the last step of a change, once nobody shows what another has
+    /// signed. Whether that is another set than before.
+    pub fn trust_only(&self, roots: &BTreeSet<Bytes>) -> bool {
+        self.change(|present| present.roots = roots | &present.signer.trusted())
+    }
+
+    /// Whether the roots are others by it.
+    fn change(&self, change: impl Fn(&mut Present)) -> bool {
+        let changed = |before: &Present| {
+            let mut present = before.clone();
+            change(&mut present);
+            present
+        };
+        let before = self.present.rcu(|present| changed(present));
+        before.roots != changed(&before).roots
     }
 
     /// Issues a certificate for the key of `csr`, valid for `ttl` at most. The name in it is `identity`, whatever the
@@ -148,7 +177,11 @@ impl Authority {
     pub fn sign(&self, csr: &[u8], identity: &SpiffeId, ttl: Duration) -> Result<Issued, AuthorityError> {
         let key = csr::public_key(csr)?;
         let uri = SanType::URI(Ia5String::try_from(identity.as_str())?);
-        let signer = Arc::clone(&self.present.load().signer);
+        let present = self.present.load_full();
+        if present.waits.is_some() {
+            return Err(AuthorityError::Waits);
+        }
+        let signer = Arc::clone(&present.signer);
         let leaf = signer.issue(&key, vec![uri], ttl)?;
         self.issued.fetch_add(1, Ordering::Relaxed);
         let chain = std::iter::once(&leaf.der).chain(signer.intermediates());
@@ -156,6 +189,7 @@ impl Authority {
             chain: chain.map(|der| Bytes::from(der.to_vec())).collect(),
             not_before: unix_seconds(leaf.not_before),
             not_after: unix_seconds(leaf.not_after),
+            anchor: signer.anchor().to_owned(),
         })
     }
 
@@ -179,6 +213,18 @@ impl Authority {
         self.present.load().roots.iter().cloned().collect()
     }
 
+    /// Name of the root by which the mesh's certificates are signed now, here or, while this one waits, elsewhere.
+    pub fn anchor(&self) -> String {
+        let present = self.present.load();
+        present.waits.clone().unwrap_or_else(|| present.signer.anchor().to_owned())
+    }
+
+    /// Name of the root by which this one signs; "" while it waits.
+    pub fn signs_by(&self) -> String {
+        let present = self.present.load();
+        if present.waits.is_some() { String::new() } else { present.signer.anchor().to_owned() }
+    }
+
     /// As [`roots`](Self::roots), PEM.
     pub fn roots_pem(&self) -> String {
         self.present.load().roots.iter().map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root.to_vec()))).collect()
@@ -193,10 +239,6 @@ impl Authority {
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)
     }
-}
-
-fn ders(signer: &Signer) -> impl Iterator<Item = Bytes> {
-    signer.roots().iter().map(|root| Bytes::from(root.to_vec()))
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {

@@ -47,6 +47,7 @@ impl CertificateAuthority for Certificates {
             .ok_or_else(|| Status::unauthenticated("the caller has not proven who it is"))?;
         let issued = self.authority.sign(&request.get_ref().csr, &identity, self.ttl).map_err(|error| match error {
             AuthorityError::Csr(reason) => Status::invalid_argument(reason.to_string()),
+            AuthorityError::Waits => Status::unavailable(AuthorityError::Waits.to_string()),
             error => {
                 tracing::error!(%identity, %error, "no certificate could be issued");
                 Status::internal("no certificate could be issued")
@@ -58,6 +59,7 @@ impl CertificateAuthority for Certificates {
             roots: self.authority.roots(),
             not_before: issued.not_before,
             not_after: issued.not_after,
+            anchor: issued.anchor,
         }))
     }
 }

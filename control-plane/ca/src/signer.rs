@@ -4,15 +4,20 @@
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
+use bytes::Bytes;
 use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE};
 use rand::{TryRngCore, rngs::OsRng};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, string::Ia5String,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime, pem::PemObject};
+use sha2::{Digest, Sha256};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
@@ -43,6 +48,8 @@ pub struct Signer {
     /// What peers need between a leaf and a root, the leaf's issuer first: nothing, if that is a root itself.
     intermediates: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
+    /// The root that what it signs leads to.
+    anchor: String,
     expires: SystemTime,
 }
 
@@ -165,13 +172,19 @@ impl Signer {
             return Err(MaterialError::NoRoot);
         }
         let ders = roots.iter().map(|root| root.der.clone()).collect();
-        let mut signer = Self { issuer, intermediates: Vec::new(), roots: ders, expires };
+        let mut signer = Self { issuer, intermediates: Vec::new(), roots: ders, anchor: String::new(), expires };
         signer.settle(&own, &roots, &others, trust_domain, server_names)?;
         Ok(signer)
     }
 
-    pub(crate) fn roots(&self) -> &[CertificateDer<'static>] {
-        &self.roots
+    /// DER of all roots that came with it.
+    pub fn trusted(&self) -> BTreeSet<Bytes> {
+        self.roots.iter().map(|root| Bytes::copy_from_slice(root)).collect()
+    }
+
+    /// Name of the root that what it signs leads to: the same for the same subject and key, as peers see it.
+    pub fn anchor(&self) -> &str {
+        &self.anchor
     }
 
     pub(crate) fn intermediates(&self) -> &[CertificateDer<'static>] {
@@ -251,6 +264,7 @@ impl Signer {
             root.is_in_force()?;
             self.expires = self.expires.min(expiry(&root.der));
         }
+        self.anchor = name(path.anchor());
         self.intermediates =
             path.intermediate_certificates().map(|certificate| certificate.der().into_owned()).collect();
         self.expires = self.intermediates.iter().map(expiry).fold(self.expires, SystemTime::min);
@@ -269,6 +283,16 @@ impl Given {
         let subject = parse(&self.der).map(|parsed| parsed.subject().to_string()).unwrap_or_default();
         MaterialError::Expired { part: self.part, subject }
     }
+}
+
+/// Half of a hash of what peers verify by.
+fn name(anchor: &TrustAnchor<'_>) -> String {
+    let subject = anchor.subject.as_ref();
+    let hash = Sha256::new()
+        .chain_update((subject.len() as u64).to_be_bytes())
+        .chain_update(subject)
+        .chain_update(anchor.subject_public_key_info.as_ref());
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn certificates(pem: &str, part: Part) -> Result<Vec<Given>, MaterialError> {

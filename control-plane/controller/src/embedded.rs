@@ -36,7 +36,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let observed = Observed::new(snapshots.clone(), problems, None);
     observed.sign_with(&authority);
     let admin = tokio::spawn(Admin::new(observed.clone()).run(admin, Pages::All, observed.stop.clone()));
-    let settings = Settings { trust_domain: args.trust_domain, roots: authority.roots() };
+    let settings = Settings { trust_domain: args.trust_domain, roots: authority.roots(), anchor: authority.anchor() };
     let source = async move {
         let ended = folder::watch(config_dir, settings, snapshot_sender, problem_sender).await;
         anyhow!("the folder is no longer watched: {ended:?}")

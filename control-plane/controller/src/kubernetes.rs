@@ -13,6 +13,7 @@ use outrigger_kube::{
     leader,
     lease::Leadership,
     pod_events::PodEvents,
+    rotation::{Decided, Stage},
     unmeshed,
 };
 use outrigger_webhook::InjectorConfig;
@@ -32,7 +33,8 @@ use crate::{
     departures::Departures,
     injector,
     metrics::{ClusterView, Observed},
-    root_secret::{Loaded, News, RootSecret},
+    root_secret::{Loaded, RootSecret},
+    rotation::{News, Rotation},
     serve::{self, Proxies, Signals, bind},
     token_review::TokenReviews,
     troubles::Troubles,
@@ -58,6 +60,7 @@ struct Mesh {
     admissions: Arc<Admissions>,
     derived: watch::Receiver<Option<Arc<Derived>>>,
     namespaces: watch::Receiver<Store<Namespace>>,
+    leadership: watch::Receiver<Leadership>,
     /// Ends what lingers.
     end: CancellationToken,
 }
@@ -73,6 +76,14 @@ struct Outputs {
     sinks: Sinks,
     watches: WatchStatus,
     reports: leader::Reports,
+    stage: watch::Sender<Stage>,
+}
+
+/// The root as it was found.
+struct Root {
+    secret: RootSecret,
+    authority: Arc<Authority>,
+    loaded: Loaded,
 }
 
 /// Tells everybody who passes the roots on.
@@ -80,6 +91,8 @@ struct Roots {
     settings: watch::Sender<Settings>,
     /// PEM.
     pem: watch::Sender<Arc<str>>,
+    decided: watch::Sender<Decided>,
+    stage: watch::Sender<Stage>,
     certificate: Arc<OwnCertificate>,
 }
 
@@ -118,7 +131,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     };
     let ended = match loaded {
-        Some(loaded) => mesh.run(ports, root, loaded, injector, outputs, &mut signals).await,
+        Some((authority, loaded)) => {
+            let root = Root { secret: root, authority: Arc::new(authority), loaded };
+            mesh.run(ports, root, injector, outputs, &mut signals).await
+        }
         None => Ok(()),
     };
     mesh.end.cancel();
@@ -135,6 +151,7 @@ impl Mesh {
         let (derived_sender, derived) = watch::channel(None);
         let (namespace_sender, namespaces) = watch::channel(Store::default());
         let (leadership_sender, leadership) = watch::channel(Leadership::Follower { holder: None });
+        let (stage_sender, stage) = watch::channel(Stage::default());
         let (unmeshed_sender, unmeshed) = watch::channel(Arc::new(unmeshed::Report::default()));
         let outputs = Outputs {
             sinks: Sinks {
@@ -145,39 +162,53 @@ impl Mesh {
             },
             watches: WatchStatus::default(),
             reports: leader::Reports { leadership: leadership_sender, unmeshed: unmeshed_sender },
+            stage: stage_sender,
         };
         let reviews = Arc::new(TokenReviews::new(client.clone(), snapshots.clone(), trust_domain.clone()));
         let admissions = Arc::<Admissions>::default();
         let view = ClusterView {
             watches: outputs.watches.clone(),
-            leadership,
+            leadership: leadership.clone(),
             unmeshed,
+            stage,
             reviews: Arc::clone(&reviews),
             admissions: Arc::clone(&admissions),
         };
         let observed = Observed::new(snapshots, problems, Some(view));
         let (names, end) = (certificate::names(Some(&of.cluster_domain)), CancellationToken::new());
-        (Self { of, trust_domain, names, client, observed, reviews, admissions, derived, namespaces, end }, outputs)
+        let mesh = Self {
+            of,
+            trust_domain,
+            names,
+            client,
+            observed,
+            reviews,
+            admissions,
+            derived,
+            namespaces,
+            leadership,
+            end,
+        };
+        (mesh, outputs)
     }
 
     /// With a root: everything, until a signal or until a part has failed.
     async fn run(
         &self,
         ports: Ports,
-        root: RootSecret,
-        loaded: Loaded,
+        root: Root,
         injector: InjectorConfig,
         outputs: Outputs,
         signals: &mut Signals,
     ) -> Result<()> {
-        let authority = Arc::new(Authority::new(loaded.signer));
+        let Root { secret, authority, loaded } = root;
         self.observed.sign_with(&authority);
         let certificate = OwnCertificate::new(Arc::clone(&authority), self.names.clone())?;
         let shown = WebhookCertificate::new(Arc::clone(&certificate), self.of.webhook_cert_dir.clone())
             .context("--webhook-cert-dir")?;
-        let roots = Roots::new(&authority, &self.trust_domain, &certificate);
-        let (settings, pem) = (roots.settings.subscribe(), roots.pem.subscribe());
-        let mut leading = self.lead(outputs.reports, pem, injector.version.clone());
+        let roots = Roots::new(&authority, &self.trust_domain, &certificate, outputs.stage);
+        let settings = roots.settings.subscribe();
+        let mut leading = self.lead(outputs.reports, &roots, injector.version.clone());
         let injector = Arc::new(ArcSwap::from_pointee(injector));
         let acknowledged = Arc::new(self.acknowledged(roots.pem.subscribe()));
         let departures = Departures::new(Arc::clone(&acknowledged));
@@ -190,13 +221,13 @@ impl Mesh {
         followers.spawn(departures.clone().run());
         followers.spawn({
             let authority = Arc::clone(&authority);
-            async move {
-                let news = |news| roots.tell(&authority, news);
-                root.follow(loaded.data, &authority, news, || acknowledged.roots()).await;
-            }
+            let leadership = self.leadership.clone();
+            let tell = move |authority: &Authority, news| roots.tell(authority, news);
+            Rotation::new(secret, loaded, authority, acknowledged, tell).run(leadership)
         });
         let stop = webhook::Stop { drain: self.observed.stop.clone(), end: self.end.clone() };
-        let mut webhook = tokio::spawn(self.webhook(injector).run(ports.webhook, shown, stop));
+        let webhook = self.webhook(injector, Arc::clone(&authority));
+        let mut webhook = tokio::spawn(webhook.run(ports.webhook, shown, stop));
         let source = {
             let (client, sinks, watches) = (self.client.clone(), outputs.sinks, outputs.watches);
             async move {
@@ -228,7 +259,7 @@ impl Mesh {
         ended
     }
 
-    fn webhook(&self, config: injector::Current) -> Arc<Webhook> {
+    fn webhook(&self, config: injector::Current, authority: Arc<Authority>) -> Arc<Webhook> {
         Webhook::new(webhook::Sources {
             client: self.client.clone(),
             config,
@@ -237,6 +268,7 @@ impl Mesh {
             acks: Arc::clone(&self.observed.acks),
             reviews: Arc::clone(&self.reviews),
             admissions: Arc::clone(&self.admissions),
+            authority,
         })
     }
 
@@ -254,13 +286,14 @@ impl Mesh {
     fn lead(
         &self,
         reports: leader::Reports,
-        roots: watch::Receiver<Arc<str>>,
+        roots: &Roots,
         version: String,
     ) -> JoinHandle<Result<(), leader::LeaderError>> {
         let inputs = leader::Inputs {
             client: self.client.clone(),
             derived: self.derived.clone(),
-            roots,
+            roots: roots.pem.subscribe(),
+            decided: roots.decided.subscribe(),
             holdings: Arc::clone(&self.observed.acks) as _,
         };
         let config = leader::Config {
@@ -276,24 +309,46 @@ impl Mesh {
 // === impl Roots ===
 
 impl Roots {
-    fn new(authority: &Authority, trust_domain: &str, certificate: &Arc<OwnCertificate>) -> Self {
-        let settings = Settings { trust_domain: trust_domain.to_owned(), roots: authority.roots() };
+    fn new(
+        authority: &Authority,
+        trust_domain: &str,
+        certificate: &Arc<OwnCertificate>,
+        stage: watch::Sender<Stage>,
+    ) -> Self {
+        let (roots, anchor) = (authority.roots(), authority.anchor());
         Self {
-            settings: watch::Sender::new(settings),
+            settings: watch::Sender::new(Settings { trust_domain: trust_domain.to_owned(), roots, anchor }),
             pem: watch::Sender::new(authority.roots_pem().into()),
+            decided: watch::Sender::default(),
+            stage,
             certificate: Arc::clone(certificate),
         }
     }
 
     fn tell(&self, authority: &Authority, news: News) {
-        match news {
-            News::Trusted => {
-                self.settings.send_modify(|settings| settings.roots = authority.roots());
-                self.pem.send_replace(authority.roots_pem().into());
-            }
-            News::Signs => self.certificate.renew(),
+        let News { decided, stage, signs } = news;
+        if signs {
+            self.certificate.renew();
         }
+        let (roots, anchor) = (authority.roots(), authority.anchor());
+        self.settings.send_if_modified(|settings| {
+            let modified = settings.roots != roots || settings.anchor != anchor;
+            (settings.roots, settings.anchor) = (roots, anchor);
+            modified
+        });
+        replace(&self.pem, authority.roots_pem().into());
+        replace(&self.decided, decided);
+        replace(&self.stage, stage);
     }
+}
+
+/// Wakes nobody if it is what they know.
+fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|known| {
+        let modified = *known != value;
+        *known = value;
+        modified
+    });
 }
 
 /// Waits for a task that was told to end, unless it has ended before.

@@ -18,6 +18,7 @@ mod kubernetes;
 mod listener;
 mod metrics;
 mod root_secret;
+mod rotation;
 mod serve;
 mod tls;
 mod token_review;

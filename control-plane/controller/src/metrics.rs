@@ -11,6 +11,7 @@ use outrigger_kube::{
     Problem,
     cluster::{KindStatus, WatchStatus},
     lease::Leadership,
+    rotation::Stage,
     unmeshed,
 };
 use outrigger_model::MeshSnapshot;
@@ -48,6 +49,7 @@ pub(crate) struct ClusterView {
     pub(crate) watches: WatchStatus,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) unmeshed: watch::Receiver<Arc<unmeshed::Report>>,
+    pub(crate) stage: watch::Receiver<Stage>,
     pub(crate) reviews: Arc<TokenReviews>,
     pub(crate) admissions: Arc<Admissions>,
 }
@@ -144,6 +146,9 @@ impl Collector for Observed {
         }
         if let Some(authority) = self.authority.get() {
             let expires = authority.expires().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            encoder
+                .encode_descriptor("trusted_roots", "Roots that are given out", None, MetricType::Gauge)?
+                .encode_gauge(&(authority.roots().len() as u64))?;
             let help = "When what certificates are signed with ends";
             encoder
                 .encode_descriptor("signer_expiry_timestamp_seconds", help, None, MetricType::Gauge)?
@@ -173,6 +178,12 @@ impl ClusterView {
         gauge("leader", "1 if this replica writes statuses", u64::from(leads))?;
         gauge("unmeshed_pods", "Pods that should have proxies and have none", unmeshed.unmeshed.len() as u64)?;
         gauge("outdated_pods", "Pods with proxies of another version", unmeshed.outdated.len() as u64)?;
+        let help = "1 for where a change of the root is: at rest, before another signs, before the one before leaves";
+        let mut stages = encoder.encode_descriptor("root_rotation", help, None, MetricType::Gauge)?;
+        let now = *self.stage.borrow();
+        for stage in [Stage::Rest, Stage::Distribute, Stage::Retire] {
+            stages.encode_family(&[("stage", stage.as_str())])?.encode_gauge(&u64::from(stage == now))?;
+        }
         let kinds = self.watches.kinds();
         let mut family = |name: &str, help: &str, value: fn(&KindStatus) -> u64| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

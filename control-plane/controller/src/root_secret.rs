@@ -1,40 +1,42 @@
 //! The mesh's root in Kubernetes: a Secret that the chart ships empty, so that nobody here needs the permission to make
 //! one, and removing the release removes it. Filled once, by whichever replica is first; what it holds is never
-//! overwritten. Owns when another root is trusted and when it signs; never decides what a usable one is.
+//! overwritten. Never decides what a usable root is; what becomes of another is [`Rotation`](crate::rotation)'s.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use http::{Request, StatusCode};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+};
 use kube::{
     Client, Resource,
     api::PostParams,
     core::{self, params::GetParams, request},
 };
 use outrigger_ca::{Authority, AuthorityError, Material, MaterialError, Part, Signer};
-use outrigger_wire::names::SYSTEM_NAMESPACE;
-use tokio::time::{self, Instant};
+use outrigger_kube::rotation::{Progress, Record};
+use outrigger_wire::names::{SYSTEM_NAMESPACE, TRUST_CONFIG_MAP};
+use serde::de::DeserializeOwned;
+use tokio::time;
 
-use crate::confidential::{self, CallError};
+use crate::{
+    confidential::{self, CallError},
+    rotation::Offered,
+};
 
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const FURTHER: &str = "ca.crt";
 /// Between two looks while there is no root.
 const RETRY: Duration = Duration::from_secs(2);
-/// Between two looks for changes.
-const LOOK: Duration = Duration::from_secs(30);
-/// From when another root is trusted here until it may sign: the other replicas must have looked too, the trust bundle must
-/// have reached every pod (the kubelet takes up to two minutes), and the API server the webhooks' caBundle. Nobody
-/// acknowledges these; proxies do, and are waited for as long as it takes.
-const SETTLE: Duration = Duration::from_secs(180);
 /// For one call.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-type Data = BTreeMap<String, ByteString>;
+pub(crate) type Data = BTreeMap<String, ByteString>;
 
 /// The Secret, whatever it holds.
 pub(crate) struct RootSecret {
@@ -45,19 +47,14 @@ pub(crate) struct RootSecret {
     server_names: Vec<String>,
 }
 
-/// What the Secret held, and the signer that was in it.
+/// What the Secret held, and what is known of it.
 pub(crate) struct Loaded {
-    pub(crate) signer: Signer,
+    pub(crate) offered: Offered,
     pub(crate) data: Data,
-}
-
-/// What has become of a changed Secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
-    /// More roots are trusted.
-    Trusted,
-    /// Another signer signs.
-    Signs,
+    /// UID of the Secret.
+    pub(crate) uid: String,
+    /// What was decided of a change before this process began.
+    pub(crate) progress: Progress,
 }
 
 /// Why there is no root.
@@ -78,6 +75,8 @@ pub(crate) enum RootError {
     Generate(#[from] AuthorityError),
     #[error("Secret {SYSTEM_NAMESPACE}/{name}: {source}")]
     Call { name: String, source: CallError },
+    #[error("ConfigMap {SYSTEM_NAMESPACE}/{TRUST_CONFIG_MAP}: {0}")]
+    Record(CallError),
     #[error("the API server doesn't answer in time")]
     Timeout(#[from] time::error::Elapsed),
 }
@@ -90,7 +89,7 @@ impl RootSecret {
     }
 
     /// What signs, as soon as it can be had. What only a person can mend is waited for, too: it is logged.
-    pub(crate) async fn wait(&self) -> Loaded {
+    pub(crate) async fn wait(&self) -> (Authority, Loaded) {
         let mut told = String::new();
         loop {
             match self.load().await {
@@ -108,7 +107,7 @@ impl RootSecret {
     }
 
     /// As it is, filled first if it is empty.
-    async fn load(&self) -> Result<Loaded, RootError> {
+    pub(crate) async fn load(&self) -> Result<(Authority, Loaded), RootError> {
         let secret = loop {
             let found = self.get().await?.ok_or_else(|| RootError::Absent(self.name.clone()))?;
             if !is_empty(&data(&found)) {
@@ -126,83 +125,31 @@ impl RootSecret {
         };
         let data = data(&secret);
         let signer = self.read(&data)?;
-        Ok(Loaded { signer, data })
+        let offered = Offered::of(&signer);
+        let uid = secret.metadata.uid.unwrap_or_default();
+        let record = self.record(&uid).await?.unwrap_or_default();
+        let progress = record.progress.unwrap_or_else(|| Progress {
+            anchor: signer.anchor().to_owned(),
+            secret: uid.clone(),
+            ..Progress::default()
+        });
+        // What was given out stays trusted, and another root signs when that is decided: by whom others sign, a restarted
+        // replica may not know any more.
+        let authority = if progress.anchor == signer.anchor() {
+            Authority::new(signer)
+        } else {
+            tracing::warn!(
+                secret = self.name,
+                "what the Secret holds doesn't sign yet: no certificates are issued here"
+            );
+            Authority::waiting(signer, progress.anchor.clone())
+        };
+        let trusted = authority.roots().into_iter().chain(record.roots).collect();
+        authority.trust_only(&trusted);
+        Ok((authority, Loaded { offered, data, uid, progress }))
     }
 
-    /// Follows the Secret for ever: `data` is what `authority` was made from. `missing` says why what is trusted here must not
-    /// sign yet.
-    pub(crate) async fn follow<M>(
-        self,
-        mut data: Data,
-        authority: &Authority,
-        news: impl Fn(News),
-        missing: impl Fn() -> M,
-    ) where
-        M: Future<Output = Option<String>>,
-    {
-        let mut good = data.clone();
-        let mut next: Option<(Instant, Signer)> = None;
-        let mut gone = false;
-        let mut told = None;
-        loop {
-            time::sleep(LOOK).await;
-            if next.as_ref().is_some_and(|(due, _)| *due <= Instant::now()) {
-                let missing = missing().await;
-                if missing.is_none()
-                    && let Some((_, signer)) = next.take()
-                {
-                    authority.take_over(signer);
-                    tracing::info!(secret = self.name, "what the Secret holds signs from now on");
-                    news(News::Signs);
-                } else if missing != told {
-                    tracing::warn!(secret = self.name, missing, "what the Secret holds doesn't sign yet");
-                }
-                told = missing;
-            }
-            let found = match self.get().await {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::debug!(%error, "the root's Secret can't be looked at");
-                    continue;
-                }
-            };
-            let Some(secret) = found else {
-                if !gone {
-                    tracing::error!(secret = self.name, "the root's Secret is gone: a restart would find no root");
-                }
-                gone = true;
-                continue;
-            };
-            gone = false;
-            let now = self::data(&secret);
-            if is_empty(&now) {
-                // By mistake, surely: proxies still trust what was in it, and nothing that a new root would sign.
-                self.restore(secret, good.clone()).await;
-            } else if now != data {
-                data = now;
-                match self.read(&data) {
-                    Ok(signer) => {
-                        good.clone_from(&data);
-                        if authority.trust(&signer) {
-                            news(News::Trusted);
-                        }
-                        let seconds = SETTLE.as_secs();
-                        tracing::info!(
-                            secret = self.name,
-                            seconds,
-                            "the root has changed: it is trusted, and signs later"
-                        );
-                        next = Some((Instant::now() + SETTLE, signer));
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the root has changed; this process goes on with the one before")
-                    }
-                }
-            }
-        }
-    }
-
-    async fn restore(&self, secret: Secret, good: Data) {
+    pub(crate) async fn restore(&self, secret: Secret, good: Data) {
         match self.fill(secret, good).await {
             Ok(Some(_)) => tracing::warn!(secret = self.name, "the root's Secret was emptied; its content is back"),
             Ok(None) => {}
@@ -210,8 +157,21 @@ impl RootSecret {
         }
     }
 
-    async fn get(&self) -> Result<Option<Secret>, RootError> {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `None` if there is none.
+    pub(crate) async fn get(&self) -> Result<Option<Secret>, RootError> {
         self.call(requests().get(&self.name, &GetParams::default()), StatusCode::NOT_FOUND).await
+    }
+
+    /// What is published of the Secret `uid`; `None`: nothing.
+    pub(crate) async fn record(&self, uid: &str) -> Result<Option<Record>, RootError> {
+        let maps = core::Request::new(ConfigMap::url_path(&(), Some(SYSTEM_NAMESPACE)));
+        let request = maps.get(TRUST_CONFIG_MAP, &GetParams::default());
+        let map = self.send(request, StatusCode::NOT_FOUND).await?.map_err(RootError::Record)?;
+        Ok(map.map(|map: ConfigMap| Record::read(&map, uid)))
     }
 
     /// `None` if somebody else has written since `secret` was read.
@@ -229,14 +189,23 @@ impl RootSecret {
         request: Result<Request<Vec<u8>>, request::Error>,
         none: StatusCode,
     ) -> Result<Option<Secret>, RootError> {
-        match time::timeout(PATIENCE, confidential::call(&self.client, request)).await? {
-            Ok(secret) => Ok(Some(secret)),
-            Err(CallError::Refused { code, .. }) if code == none => Ok(None),
-            Err(source) => Err(RootError::Call { name: self.name.clone(), source }),
-        }
+        let answer = self.send(request, none).await?;
+        answer.map_err(|source| RootError::Call { name: self.name.clone(), source })
     }
 
-    fn read(&self, data: &Data) -> Result<Signer, RootError> {
+    async fn send<T: DeserializeOwned>(
+        &self,
+        request: Result<Request<Vec<u8>>, request::Error>,
+        none: StatusCode,
+    ) -> Result<Result<Option<T>, CallError>, RootError> {
+        Ok(match time::timeout(PATIENCE, confidential::call(&self.client, request)).await? {
+            Ok(object) => Ok(Some(object)),
+            Err(CallError::Refused { code, .. }) if code == none => Ok(None),
+            Err(source) => Err(source),
+        })
+    }
+
+    pub(crate) fn read(&self, data: &Data) -> Result<Signer, RootError> {
         let material = Material { chain: text(data, CERTIFICATE), key: text(data, KEY), further: text(data, FURTHER) };
         let unusable = |source| RootError::Unusable { name: self.name.clone(), source };
         Signer::read(material, &self.trust_domain, &self.server_names).map_err(unusable)
@@ -273,12 +242,12 @@ fn remedy(error: &MaterialError) -> &'static str {
     }
 }
 
-fn data(secret: &Secret) -> Data {
+pub(crate) fn data(secret: &Secret) -> Data {
     secret.data.clone().unwrap_or_default()
 }
 
 /// A Secret of type `kubernetes.io/tls` must have its keys even when it holds nothing.
-fn is_empty(data: &Data) -> bool {
+pub(crate) fn is_empty(data: &Data) -> bool {
     data.values().all(|value| value.0.is_empty())
 }
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Lifetime of workload certificates.
-const WORKLOAD_TTL: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const WORKLOAD_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// What orders the process to end. Once this exists, a signal is waited for, not obeyed.
 pub(crate) struct Signals {

@@ -22,6 +22,7 @@ use hyper_util::{
 };
 use k8s_openapi::api::core::v1;
 use kube::{Api, Client};
+use outrigger_ca::Authority;
 use outrigger_kube::{
     cluster::{Derived, Namespace, Store},
     peers,
@@ -69,6 +70,7 @@ pub(crate) struct Webhook {
     acks: Arc<Acks>,
     reviews: Arc<TokenReviews>,
     admissions: Arc<Admissions>,
+    authority: Arc<Authority>,
     bodies: Bodies,
     judges: Arc<Semaphore>,
 }
@@ -82,6 +84,7 @@ pub(crate) struct Sources {
     pub(crate) acks: Arc<Acks>,
     pub(crate) reviews: Arc<TokenReviews>,
     pub(crate) admissions: Arc<Admissions>,
+    pub(crate) authority: Arc<Authority>,
 }
 
 /// A status, and text or JSON.
@@ -115,9 +118,9 @@ impl Stop {
 
 impl Webhook {
     pub(crate) fn new(sources: Sources) -> Arc<Self> {
-        let Sources { client, config, namespaces, derived, acks, reviews, admissions } = sources;
+        let Sources { client, config, namespaces, derived, acks, reviews, admissions, authority } = sources;
         let (bodies, judges) = (Bodies::new(), Arc::new(Semaphore::new(JUDGES)));
-        Arc::new(Self { client, config, namespaces, derived, acks, reviews, admissions, bodies, judges })
+        Arc::new(Self { client, config, namespaces, derived, acks, reviews, admissions, authority, bodies, judges })
     }
 
     /// Serves until the end, then drains.
@@ -280,9 +283,9 @@ impl Webhook {
         let Some(derived) = self.derived.borrow().clone() else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "nothing has been derived yet");
         };
-        let acks = Arc::clone(&self.acks);
-        let counted =
-            self.judge(move || peers::answer(&question.bytes, &derived.snapshot, &derived.affects, &*acks)).await;
+        let (acks, signs) = (Arc::clone(&self.acks), self.authority.signs_by());
+        let answer = move || peers::answer(&question.bytes, &derived.snapshot, &derived.affects, &*acks, &signs);
+        let counted = self.judge(answer).await;
         match counted {
             Ok(Ok(body)) => json(body),
             Ok(Err(error)) => text(StatusCode::BAD_REQUEST, &error.to_string()),

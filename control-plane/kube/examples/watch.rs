@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.default_retry = false;
     config.read_timeout = Some(Duration::from_secs(300));
     let client = Client::try_from(config)?;
-    let settings = watch::Sender::new(Settings { trust_domain: "cluster.local".to_owned(), roots: Vec::new() });
+    let settings = watch::Sender::new(Settings { trust_domain: "cluster.local".to_owned(), ..Settings::default() });
     let sinks = Sinks {
         snapshots: watch::Sender::default(),
         problems: watch::Sender::default(),

@@ -1,18 +1,20 @@
 //! Whether every proxy that is connected to any replica has acknowledged what must be known everywhere before something
-//! else may happen: new roots, before anything is signed by one; that a pod is ending, before its app is told to.
+//! else may happen: new roots, before anything is signed by one; that a pod is ending, before its app is told to. And which
+//! roots their certificates lead to, before one of them leaves.
 
 use std::{path::PathBuf, sync::Arc};
 
 use kube::Client;
 use outrigger_model::{
     Holdings,
-    held::{Answer, Counted, Question},
+    held::{Answer, Counted, Question, Signed},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::spawn_blocking};
 
 use crate::{
     cluster::Derived,
     peers::{DEPARTURE, Peers, ROOTS},
+    rotation::{Evidence, expected},
 };
 
 #[cfg(test)]
@@ -60,6 +62,25 @@ impl Acknowledgements {
         known.and_then(|known| known.missing("the same roots"))
     }
 
+    /// Which certificates are in use, with regard to the root `anchor`; this replica's own proxies' count as signed by `signs`.
+    /// `None` until it is known which pods there are.
+    pub async fn certificates(&self, anchor: &str, signs: &str) -> Option<Evidence> {
+        let derived = self.derived.borrow().clone()?;
+        let question = Question { objects: Vec::new(), anchor: Some(anchor.to_owned()) };
+        let own = spawn_blocking({
+            let (holdings, anchor, by) = (Arc::clone(&self.holdings), anchor.to_owned(), signs.to_owned());
+            move || {
+                let certificates = holdings.certificates(&anchor);
+                (Signed { by, certificates }, expected(derived.pods.values().map(AsRef::as_ref)))
+            }
+        });
+        let ((answers, silent), own) = tokio::join!(self.peers.ask(&question), own);
+        let (own, expected) = own.ok()?;
+        let others = answers.into_iter().map(|answer| answer.certificates);
+        let replicas: Vec<_> = std::iter::once(Some(own)).chain(others).collect();
+        Some(Evidence::of(anchor, expected, &replicas, silent))
+    }
+
     /// What each of these workloads (`NAMESPACE/NAME`) still waits for before nobody calls it any more, in their order.
     pub async fn departures(&self, workloads: &[Arc<str>]) -> Vec<Option<String>> {
         let Some(derived) = self.derived.borrow().clone() else {
@@ -72,7 +93,7 @@ impl Acknowledgements {
 
     /// Of each object, in their order.
     async fn count(&self, objects: Vec<String>, derived: Arc<Derived>) -> Vec<Known> {
-        let question = Question { objects: objects.clone() };
+        let question = Question { objects: objects.clone(), anchor: None };
         let (own, answers, silent) = self.peers.everywhere(question, derived, Arc::clone(&self.holdings)).await;
         let of = |object: &String| own.get(object).map(|own| Known::of(object, own, &answers, silent));
         objects.iter().map(|object| of(object).unwrap_or(Known { apart: 1, ..Known::default() })).collect()

@@ -29,6 +29,7 @@ use crate::{
     peers::Peers,
     pod_events,
     publish::Publisher,
+    rotation::Decided,
     status::{self, Keeper, bucket::Bucket, events},
     unmeshed,
 };
@@ -61,6 +62,8 @@ pub struct Inputs {
     pub derived: watch::Receiver<Option<Arc<Derived>>>,
     /// PEM.
     pub roots: watch::Receiver<Arc<str>>,
+    /// Of a change of the roots.
+    pub decided: watch::Receiver<Decided>,
     pub holdings: Arc<dyn Holdings>,
 }
 
@@ -85,7 +88,7 @@ pub enum LeaderError {
 /// # Errors
 /// If a part of the work has ended; the process should, too.
 pub async fn run(inputs: Inputs, config: Config, reports: Reports, stop: CancellationToken) -> Result<(), LeaderError> {
-    let Inputs { client, derived, roots, holdings } = inputs;
+    let Inputs { client, derived, roots, decided, holdings } = inputs;
     let Reports { leadership: out, unmeshed } = reports;
     let leadership = out.subscribe();
     let floor = Arc::new(AtomicI64::new(0));
@@ -115,6 +118,7 @@ pub async fn run(inputs: Inputs, config: Config, reports: Reports, stop: Cancell
             derived: derived.clone(),
             leadership: leadership.clone(),
             roots,
+            decided,
             ca_bundle: config.publish_ca_bundle,
         }
         .run(),

@@ -19,6 +19,7 @@ pub mod peers;
 pub mod pod;
 pub mod pod_events;
 mod publish;
+pub mod rotation;
 pub mod slice;
 mod status;
 pub mod unmeshed;
@@ -32,4 +33,6 @@ pub struct Settings {
     pub trust_domain: String,
     /// Certificates that members of the trust domain are verified against, DER.
     pub roots: Vec<Bytes>,
+    /// Which of them signs now; "" if nobody says.
+    pub anchor: String,
 }

@@ -19,7 +19,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, api::ListParams};
 use outrigger_model::{
     Affects, Departure, Effects, Holdings, MeshSnapshot, Reach, departures,
-    held::{Answer, Counted, Marks, Question},
+    held::{Answer, Counted, Marks, Question, Signed},
 };
 use outrigger_wire::names::{CONTROLLER_NAME, SYSTEM_NAMESPACE, ports::WEBHOOK, type_url};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -87,8 +87,8 @@ pub(crate) enum PeerError {
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Answers another replica's question from what is served here. It may take milliseconds for each thousand proxies: not
-/// for a thread that serves others.
+/// Answers another replica's question from what is served here, and signed by the root `signs`. It may take milliseconds for
+/// each thousand proxies: not for a thread that serves others.
 ///
 /// # Errors
 /// If the question isn't one.
@@ -97,10 +97,13 @@ pub fn answer(
     snapshot: &MeshSnapshot,
     affects: &Affects,
     holdings: &dyn Holdings,
+    signs: &str,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let question: Question = serde_json::from_slice(question)?;
     let objects = question.objects.iter().map(String::as_str).collect::<Vec<_>>();
-    serde_json::to_vec(&Answer { objects: count(&objects, snapshot, affects, holdings) })
+    let signed = |anchor: &str| Signed { by: signs.to_owned(), certificates: holdings.certificates(anchor) };
+    let certificates = question.anchor.as_deref().map(signed);
+    serde_json::to_vec(&Answer { objects: count(&objects, snapshot, affects, holdings), certificates })
 }
 
 /// This replica's own counts.

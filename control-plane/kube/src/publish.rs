@@ -25,14 +25,21 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
 };
 use outrigger_model::inputs::Mode;
-use outrigger_wire::names::{CONTROLLER_NAME, MODE_LABEL, ROOT_FILE, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP};
+use outrigger_wire::names::{
+    CONTROLLER_NAME, MODE_LABEL, ROOT_FILE, ROTATION_ANNOTATION, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP,
+};
 use serde_json::json;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{api::said, cluster::Derived, lease::Leadership};
+use crate::{
+    api::said,
+    cluster::Derived,
+    lease::Leadership,
+    rotation::{Decided, annotation},
+};
 
 #[cfg(test)]
 mod tests;
@@ -58,6 +65,9 @@ pub(crate) struct Publisher {
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// PEM.
     pub(crate) roots: watch::Receiver<Arc<str>>,
+    /// How far a change of them has come: published beside them in the mesh's own namespace, once it is decided in the own
+    /// term.
+    pub(crate) decided: watch::Receiver<Decided>,
     /// Whether webhooks show a certificate that the roots have signed.
     pub(crate) ca_bundle: bool,
 }
@@ -65,6 +75,7 @@ pub(crate) struct Publisher {
 /// What was published in this term.
 #[derive(Default)]
 struct Published {
+    epoch: i64,
     namespaces: BTreeSet<String>,
     owner: Option<OwnerReference>,
 }
@@ -93,12 +104,20 @@ fn needing(derived: &Derived) -> BTreeSet<String> {
     all
 }
 
-fn is_current(found: &ConfigMap, roots: &str, owner: Option<&OwnerReference>) -> bool {
+/// The roots in one namespace, as they should be.
+struct Wanted {
+    roots: Arc<str>,
+    annotation: Option<String>,
+}
+
+fn is_current(found: &ConfigMap, wanted: &Wanted, owner: Option<&OwnerReference>) -> bool {
     let says = |map: &Option<BTreeMap<String, String>>, key: &str, value: &str| {
         map.as_ref().and_then(|map| map.get(key)).is_some_and(|found| found == value)
     };
     let owners = found.metadata.owner_references.as_deref().unwrap_or_default();
-    says(&found.data, ROOT_FILE, roots)
+    let annotations = &found.metadata.annotations;
+    says(&found.data, ROOT_FILE, &wanted.roots)
+        && wanted.annotation.as_ref().is_none_or(|text| says(annotations, ROTATION_ANNOTATION, text))
         && says(&found.metadata.labels, MANAGED_BY, CONTROLLER_NAME)
         && owner.is_none_or(|owner| owners.iter().any(|other| other.uid == owner.uid))
 }
@@ -139,7 +158,7 @@ impl Publisher {
 
     /// One term. Breaks if a source has ended.
     async fn lead(&mut self, epoch: i64) -> ControlFlow<()> {
-        let mut published = Published::default();
+        let mut published = Published { epoch, ..Published::default() };
         let (mut sweep_at, mut look_at) = (Instant::now(), Instant::now());
         loop {
             tokio::select! {
@@ -153,6 +172,12 @@ impl Publisher {
                     continue;
                 }
                 changed = self.roots.changed() => {
+                    if changed.is_err() {
+                        return ControlFlow::Break(());
+                    }
+                    sweep_at = Instant::now();
+                }
+                changed = self.decided.changed() => {
                     if changed.is_err() {
                         return ControlFlow::Break(());
                     }
@@ -189,12 +214,17 @@ impl Publisher {
         if published.owner.is_none() {
             published.owner = self.owner().await;
         }
-        let roots = self.roots();
         let maps: Api<ConfigMap> = Api::all(self.client.clone());
         let by_name = ListParams::default().fields(&format!("metadata.name={TRUST_CONFIG_MAP}"));
         let found = within(maps.list(&by_name)).await?;
-        let current = found.items.iter().filter(|map| is_current(map, &roots, published.owner.as_ref()));
-        published.namespaces = current.filter_map(|map| map.metadata.namespace.clone()).collect();
+        let current = found.items.iter().filter_map(|map| {
+            let namespace = map.metadata.namespace.as_deref()?;
+            let wanted = self.wanted(namespace, published.epoch);
+            // Until it is decided there, what is there stays.
+            let current = wanted.is_none_or(|wanted| is_current(map, &wanted, published.owner.as_ref()));
+            current.then(|| namespace.to_owned())
+        });
+        published.namespaces = current.collect();
         self.look(published).await.and(bundles)
     }
 
@@ -207,7 +237,8 @@ impl Publisher {
         let mut result = Ok(());
         let missing: Vec<String> = needing.difference(&published.namespaces).cloned().collect();
         for namespace in missing {
-            match self.publish(&namespace, published.owner.as_ref()).await {
+            let Some(wanted) = self.wanted(&namespace, published.epoch) else { continue };
+            match self.publish(&namespace, &wanted, published.owner.as_ref()).await {
                 Ok(()) => drop(published.namespaces.insert(namespace)),
                 // Others don't wait for a namespace that is in trouble.
                 Err(error) => {
@@ -219,16 +250,23 @@ impl Publisher {
         result
     }
 
-    async fn publish(&self, namespace: &str, owner: Option<&OwnerReference>) -> Result<(), kube::Error> {
+    async fn publish(
+        &self,
+        namespace: &str,
+        wanted: &Wanted,
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), kube::Error> {
+        let annotation = wanted.annotation.iter().map(|text| (ROTATION_ANNOTATION, text));
         let map = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {
                 "name": TRUST_CONFIG_MAP,
                 "labels": { MANAGED_BY: CONTROLLER_NAME },
+                "annotations": annotation.collect::<BTreeMap<_, _>>(),
                 "ownerReferences": owner.into_iter().collect::<Vec<_>>(),
             },
-            "data": { ROOT_FILE: &*self.roots() },
+            "data": { ROOT_FILE: &*wanted.roots },
         });
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let ours = PatchParams::apply(CONTROLLER_NAME).force();
@@ -275,6 +313,17 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// `None`: nothing yet, for what this replica knows of a change may be older than what is there.
+    fn wanted(&self, namespace: &str, epoch: i64) -> Option<Wanted> {
+        let roots = self.roots();
+        if namespace != SYSTEM_NAMESPACE {
+            return Some(Wanted { roots, annotation: None });
+        }
+        let decided = self.decided.borrow();
+        (decided.epoch == epoch)
+            .then(|| Wanted { annotation: Some(annotation(&decided.progress, &roots)), roots: Arc::clone(&roots) })
     }
 
     fn roots(&self) -> Arc<str> {

@@ -213,7 +213,7 @@ async fn count(
     holdings: Arc<dyn Holdings>,
     peers: Arc<Peers>,
 ) -> BTreeMap<String, Progress> {
-    let (own, answers, unreachable) = peers.everywhere(Question { objects }, view, holdings).await;
+    let (own, answers, unreachable) = peers.everywhere(Question { objects, anchor: None }, view, holdings).await;
     let mut all: BTreeMap<String, Progress> = BTreeMap::new();
     for (origin, counted) in own.into_iter().chain(answers.into_iter().flat_map(|answer| answer.objects)) {
         let Some(mark) = marks.get(&origin) else { continue };

@@ -25,7 +25,7 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 fn settings() -> Settings {
-    Settings { trust_domain: "cluster.local".to_owned(), roots: vec!["a root".into()] }
+    Settings { trust_domain: "cluster.local".to_owned(), roots: vec!["a root".into()], ..Settings::default() }
 }
 
 fn load(dir: &Path) -> (Vec<Loaded>, Vec<String>) {

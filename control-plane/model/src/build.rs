@@ -87,7 +87,8 @@ fn note_workload(name: &str, member: &Member<'_>, owners: &Owners<'_>, affects: 
 
 fn trust(inputs: &Inputs) -> Draft {
     let trust_domain = inputs.mesh.trust_domain.clone();
-    Draft::new(trust_domain.clone(), Vec::new(), &wire::Trust { trust_domain, roots: inputs.mesh.roots.clone() })
+    let (roots, anchor) = (inputs.mesh.roots.clone(), inputs.mesh.anchor.clone());
+    Draft::new(trust_domain.clone(), Vec::new(), &wire::Trust { trust_domain, roots, anchor })
 }
 
 fn services(

@@ -1,7 +1,7 @@
 //! How far objects have come on their way to proxies: what a replica counts of its own streams, as it tells it to others.
 //! Replicas derive the same resources from the same objects, but not at the same moment, so that counts are of a mark.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -35,6 +35,20 @@ pub struct Rejection {
 pub trait Holdings: Send + Sync {
     /// Counts for each of `of`, in their order. A resource is current in the version that `snapshot` has.
     fn held(&self, snapshot: &MeshSnapshot, of: &[&Effects]) -> Vec<Held>;
+
+    /// Which proxies have a certificate that leads to the root `anchor`, as far as they say.
+    fn certificates(&self, anchor: &str) -> Certificates;
+}
+
+/// What connected proxies say of their certificates, with regard to one root. A proxy is `NAMESPACE/POD/ROLE`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificates {
+    /// They have one that leads there.
+    pub have: BTreeSet<String>,
+    /// They have one that leads elsewhere.
+    pub others: BTreeSet<String>,
+    /// They don't say.
+    pub silent: BTreeSet<String>,
 }
 
 /// What one replica asks another.
@@ -42,12 +56,28 @@ pub trait Holdings: Send + Sync {
 pub struct Question {
     /// Origins (`KIND/NAMESPACE/NAME`).
     pub objects: Vec<String>,
+    /// A root, by the name that [`Holdings::certificates`] takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
 }
 
 /// The answer to a [`Question`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     pub objects: BTreeMap<String, Counted>,
+    /// If a root was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<Signed>,
+}
+
+/// One replica's part in a change of the root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// The root that what it signs leads to; "" if it signs nothing yet.
+    pub by: String,
+    /// What its proxies have.
+    #[serde(flatten)]
+    pub certificates: Certificates,
 }
 
 /// Counts, and of what.

@@ -43,6 +43,8 @@ pub struct MeshSettings {
     pub access_default: AccessDefault,
     /// Certificates that members of the trust domain are verified against, DER.
     pub roots: Vec<Bytes>,
+    /// Which of them signs now; "" if nobody says.
+    pub anchor: String,
 }
 
 /// Verdict on requests to a workload that no ALLOW policy selects.
@@ -293,6 +295,7 @@ impl Default for MeshSettings {
             shared_service: format!("{}/{}", names::SYSTEM_NAMESPACE, names::SHARED_NAME),
             access_default: AccessDefault::default(),
             roots: Vec::new(),
+            anchor: String::new(),
         }
     }
 }

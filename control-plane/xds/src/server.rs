@@ -4,13 +4,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use outrigger_model::{MeshSnapshot, Resource};
-use outrigger_wire::proto::{
-    discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
-    envoy::config::core::v3::{ControlPlane, Node},
-    google::rpc,
+use outrigger_wire::{
+    names::ANCHOR_METADATA,
+    proto::{
+        discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
+        envoy::config::core::v3::{ControlPlane, Node},
+        google::rpc,
+    },
 };
 use prost::Message;
-use prost_types::Any;
+use prost_types::{Any, value::Kind};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming, body::Body};
 
@@ -27,6 +30,8 @@ mod tests;
 
 /// Responses that wait for one client's socket. At most one of each type can be unanswered.
 const QUEUE: usize = 4;
+/// Longest name of a root in bytes.
+const MAX_ANCHOR: usize = 128;
 /// Before the name of a method.
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
 
@@ -147,7 +152,9 @@ impl Seat<'_> {
         let too_many = |error: TooManyNames| Status::resource_exhausted(error.to_string());
         let mut snapshot = self.catch_up()?;
         if let Some(node) = node {
-            self.entry.session().name_node(node.id);
+            let mut session = self.entry.session();
+            session.show(anchor(&node));
+            session.name_node(node.id);
         }
         let Some(type_url) = known_type(&snapshot, type_url) else {
             // A later client may know more types than we do; the others must go on.
@@ -241,6 +248,15 @@ impl Protocol for StateOfTheWorld {
             nonce: push.nonce.to_string(),
             control_plane: Some(control_plane()),
         }
+    }
+}
+
+/// What a node says of its certificate.
+fn anchor(node: &Node) -> String {
+    let said = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(ANCHOR_METADATA)?.kind.as_ref());
+    match said {
+        Some(Kind::StringValue(anchor)) if anchor.len() <= MAX_ANCHOR => anchor.clone(),
+        _ => String::new(),
     }
 }
 

@@ -18,8 +18,10 @@ use crate::{Names, Principal, Push, Request, Scope, Subscription, TooManyNames, 
 pub struct Session {
     variant: Variant,
     principal: Principal,
-    /// `Node.id`, which only the first request of a stream carries.
+    /// `Node.id`, which only the first request of a stream must carry.
     node: String,
+    /// The root that the client's certificate leads to, as it says; "" if it doesn't.
+    anchor: String,
     /// Of the snapshot that was looked at last.
     generation: u64,
     nonces: u64,
@@ -31,7 +33,15 @@ pub struct Session {
 
 impl Session {
     pub fn new(variant: Variant, principal: Principal) -> Self {
-        Self { variant, principal, node: String::new(), generation: 0, nonces: 0, subscriptions: Vec::new() }
+        Self {
+            variant,
+            principal,
+            node: String::new(),
+            anchor: String::new(),
+            generation: 0,
+            nonces: 0,
+            subscriptions: Vec::new(),
+        }
     }
 
     pub fn principal(&self) -> &Principal {
@@ -60,6 +70,22 @@ impl Session {
         if self.node.is_empty() {
             self.node = node;
         }
+    }
+
+    pub(crate) fn anchor(&self) -> &str {
+        &self.anchor
+    }
+
+    /// Remembers which root the client's certificate leads to. It says so of nobody but itself.
+    pub(crate) fn show(&mut self, anchor: String) {
+        self.anchor = anchor;
+    }
+
+    /// `NAMESPACE/POD/ROLE`: the workload is proven, the role is the client's word.
+    pub(crate) fn proxy(&self) -> String {
+        let workload = &*self.principal.workload;
+        let role = self.node.strip_prefix(workload).and_then(|rest| rest.strip_prefix('/'));
+        format!("{workload}/{}", role.unwrap_or("?"))
     }
 
     /// Takes a request for a type (from [`known_type`]) in. `snapshot` is the one that the session has been told of.

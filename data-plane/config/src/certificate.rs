@@ -1,4 +1,5 @@
-//! The workload's certificate: makes a key, has it signed, checks what comes back, renews it at half of its life.
+//! The workload's certificate: makes a key, has it signed, checks what comes back, renews it at half of its life, or when
+//! another root signs.
 //! The identity is the authority's to say; a certificate that isn't for our key and our namespace, or isn't valid
 //! now, is never published.
 
@@ -8,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use outrigger_core::{Store, Svid};
+use outrigger_core::{Store, Svid, config::Trust};
 use outrigger_wire::{
     IdentityError, SpiffeId,
     proto::ca::{IssueRequest, certificate_authority_client::CertificateAuthorityClient},
@@ -37,6 +38,8 @@ const JITTER: f64 = 0.1;
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// To the next renewal, if a certificate comes that is due already: by a clock that is far ahead the next one would be, too.
 const DUE_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// When another root signs, a fleet's renewals spread over as long.
+const SPREAD: Duration = Duration::from_secs(180);
 /// The wall clock is looked at this often while waiting: it jumps, and machines sleep.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 /// Our clock may be behind the authority's by this much.
@@ -82,7 +85,11 @@ pub(crate) async fn run(bootstrap: Arc<Bootstrap>, store: Arc<Store>, status: Ar
     loop {
         if let Some(svid) = store.svid() {
             let jitter = rand::rng().random_range(-JITTER..=JITTER);
-            sleep_until(renewal(&svid, jitter)).await;
+            let turn = SPREAD.mul_f64(rand::rng().random_range(0.0..1.0));
+            tokio::select! {
+                () = sleep_until(renewal(&svid, jitter)) => {}
+                () = overtaken(&store, &svid) => sleep(turn).await,
+            }
         }
         let max = if store.svid().is_some() { MAX_BACKOFF } else { MAX_FIRST_BACKOFF };
         let svid = obtain(&bootstrap, &status, Backoff::new(FIRST_BACKOFF, max)).await;
@@ -112,6 +119,7 @@ pub(crate) fn restored(bootstrap: &Bootstrap) -> Option<Svid> {
     KeyPair::try_from(saved.key)
         .map_err(CertificateError::from)
         .and_then(|key| check(saved.chain, &key, bootstrap.namespace(), SystemTime::now()))
+        .map(|svid| Svid { anchor: saved.anchor, ..svid })
         .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "saved certificate isn't usable"))
         .ok()
 }
@@ -139,7 +147,8 @@ async fn issue(bootstrap: &Bootstrap) -> Result<Svid, CertificateError> {
     let mut authority = CertificateAuthorityClient::new(channel);
     let answer = timeout(PATIENCE, authority.issue(request)).await.map_err(|_| CertificateError::Timeout)?;
     let answer = answer.map_err(|status| CertificateError::Status(Box::new(status)))?.into_inner();
-    check(answer.chain, &key, bootstrap.namespace(), SystemTime::now())
+    let svid = check(answer.chain, &key, bootstrap.namespace(), SystemTime::now())?;
+    Ok(Svid { anchor: answer.anchor, ..svid })
 }
 
 /// What the authority sent is for our key, for a workload of our namespace, and valid at `now`.
@@ -166,13 +175,31 @@ fn check(chain: Vec<Bytes>, key: &KeyPair, namespace: &str, now: SystemTime) -> 
     if now + CLOCK_SKEW < not_before || now >= not_after {
         return Err(CertificateError::Validity);
     }
-    Ok(Svid { id, key: key.serialize_der(), not_before, not_after, chain })
+    Ok(Svid { id, key: key.serialize_der(), not_before, not_after, chain, anchor: String::new() })
 }
 
 /// When to renew: at half of its life, moved by `jitter`, a share of that.
 fn renewal(svid: &Svid, jitter: f64) -> SystemTime {
     let life = svid.not_after.duration_since(svid.not_before).unwrap_or_default();
     svid.not_before + life.mul_f64(0.5 * (1.0 + jitter))
+}
+
+/// Resolves when the control plane says that another root signs than the one that `svid` leads to.
+async fn overtaken(store: &Store, svid: &Svid) {
+    let mut changes = store.changes();
+    loop {
+        if is_overtaken(svid, &store.load().trust) {
+            return;
+        }
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn is_overtaken(svid: &Svid, trust: &[Trust]) -> bool {
+    let own = trust.iter().find(|trust| *trust.trust_domain == *svid.id.trust_domain());
+    own.is_some_and(|trust| !trust.anchor.is_empty() && *trust.anchor != *svid.anchor)
 }
 
 /// After a certificate has come.
@@ -188,7 +215,12 @@ async fn sleep_until(time: SystemTime) {
 
 fn save(bootstrap: &Bootstrap, svid: &Svid) {
     let Some(path) = bootstrap.state_file("svid") else { return };
-    let saved = SavedSvid { workload: bootstrap.workload.clone(), chain: svid.chain.clone(), key: svid.key.clone() };
+    let saved = SavedSvid {
+        workload: bootstrap.workload.clone(),
+        chain: svid.chain.clone(),
+        key: svid.key.clone(),
+        anchor: svid.anchor.clone(),
+    };
     // Blocking, but small and twice a day.
     if let Err(error) = saved::write(&path, &saved) {
         tracing::warn!(path = %path.display(), %error, "certificate isn't saved");
@@ -259,10 +291,41 @@ mod tests {
         params.subject_alt_names = vec![SanType::URI("spiffe://td/ns/shop/sa/front".try_into().unwrap())];
         let chain = vec![Bytes::copy_from_slice(params.self_signed(&key).unwrap().der())];
         let svid = check(chain, &key, "shop", SystemTime::now()).unwrap();
+        let svid = Svid { anchor: "a1".to_owned(), ..svid };
         save(&bootstrap, &svid);
         let back = restored(&bootstrap).unwrap();
-        assert_eq!((back.id, back.chain, back.key), (svid.id, svid.chain, svid.key));
+        assert_eq!((back.id, back.chain, back.key, back.anchor), (svid.id, svid.chain, svid.key, svid.anchor));
         bootstrap.workload = "shop/other".into();
         assert!(restored(&bootstrap).is_none());
+    }
+
+    #[test]
+    fn a_leaf_is_overtaken_once_another_root_of_its_own_trust_domain_signs() {
+        let key = KeyPair::generate().unwrap();
+        let svid = check(leaf(&["spiffe://td/ns/shop/sa/front"], &key), &key, "shop", now()).unwrap();
+        let trust = |trust_domain: &str, anchor: &str| Trust {
+            trust_domain: trust_domain.into(),
+            roots: Vec::new(),
+            anchor: anchor.into(),
+        };
+        for (own, said, overtaken) in [
+            ("a1", vec![], false),
+            ("a1", vec![trust("td", "a1")], false),
+            ("a1", vec![trust("td", "b2")], true),
+            // A control plane of an earlier version says nothing.
+            ("a1", vec![trust("td", "")], false),
+            ("a1", vec![trust("other", "b2"), trust("td", "a1")], false),
+            // Of an earlier version, or saved by one: nobody knows what it leads to.
+            ("", vec![trust("td", "a1")], true),
+        ] {
+            let svid = Svid {
+                anchor: own.to_owned(),
+                key: svid.key.clone(),
+                chain: svid.chain.clone(),
+                id: svid.id.clone(),
+                ..svid
+            };
+            assert_eq!(is_overtaken(&svid, &said), overtaken, "{own:?} {said:?}");
+        }
     }
 }

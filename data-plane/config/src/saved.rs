@@ -44,6 +44,8 @@ pub(crate) struct SavedSvid {
     /// PKCS #8 DER.
     #[prost(bytes = "vec", tag = "3")]
     pub(crate) key: Vec<u8>,
+    #[prost(string, tag = "4")]
+    pub(crate) anchor: String,
 }
 
 /// Why a file isn't believed.

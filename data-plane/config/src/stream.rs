@@ -12,14 +12,18 @@ use std::{
 };
 
 use outrigger_core::{Snapshot, Store};
-use outrigger_wire::proto::{
-    discovery::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+use outrigger_wire::{
+    names::{ANCHOR_METADATA, type_url},
+    proto::{
+        discovery::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+        envoy::config::core::v3::{Locality, Node},
     },
-    envoy::config::core::v3::{Locality, Node},
 };
 use prost::Message;
+use prost_types::{Struct, Value, value};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -79,6 +83,8 @@ struct Client {
     store: Arc<Store>,
     status: Arc<ClientStatus>,
     state: State,
+    /// Of the store.
+    changes: watch::Receiver<u64>,
     asked: mpsc::Receiver<IpAddr>,
     /// False once no worker is left to ask.
     asking: bool,
@@ -98,13 +104,17 @@ type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// One stream, as far as requests go.
 struct Requests {
     queue: mpsc::Sender<DeltaDiscoveryRequest>,
-    /// For the first request only.
+    /// For the next request: the first, or one after something of it has changed.
     node: Option<Node>,
+    /// What was last said there of the own certificate.
+    anchor: String,
 }
 
 /// What happens besides responses.
 enum Event {
     Asked(Vec<IpAddr>),
+    /// A snapshot of ours, or a certificate.
+    Published,
     WaitedEnough,
     Unheard,
     Save,
@@ -131,6 +141,7 @@ pub(crate) async fn run(
     let taster = bootstrap.taster.clone().map(Taster::new);
     let mut client = Client {
         bootstrap,
+        changes: store.changes(),
         store,
         status,
         state,
@@ -257,7 +268,8 @@ impl Client {
         let bootstrap = self.bootstrap.clone();
         let channel = self.meanwhile(client::connect(&bootstrap)).await?;
         let (queue, queued) = mpsc::channel(QUEUE);
-        let mut requests = Requests { queue, node: Some(node(&bootstrap)) };
+        let anchor = self.anchor();
+        let mut requests = Requests { queue, node: Some(node(&bootstrap, &anchor)), anchor };
         self.state.reset_subscriptions();
         self.released = false;
         // Before the call: a server may look at the first request before it answers.
@@ -279,6 +291,7 @@ impl Client {
         loop {
             let wanted = self.state.requests(&self.store.load());
             requests.send_all(wanted).await?;
+            requests.say(&self.bootstrap, self.anchor()).await?;
             tokio::select! {
                 response = responses.message() => {
                     return response.map_err(StreamError::status)?.ok_or(StreamError::Ended);
@@ -314,6 +327,7 @@ impl Client {
                 self.asking = asked > 0;
                 Event::Asked(addresses)
             }
+            Ok(()) = self.changes.changed() => Event::Published,
             () = at(waited) => Event::WaitedEnough,
             () = at(unheard) => Event::Unheard,
             () = at(save) => Event::Save,
@@ -329,6 +343,7 @@ impl Client {
                 let snapshot = self.state.ask(&addresses, &self.store.load_full(), Instant::now());
                 self.publish(snapshot);
             }
+            Event::Published => {}
             Event::WaitedEnough => {
                 let snapshot = self.state.expire(&self.store.load_full(), Instant::now());
                 self.publish(snapshot);
@@ -363,6 +378,11 @@ impl Client {
         }
     }
 
+    /// Which root the certificate leads to that this proxy shows now.
+    fn anchor(&self) -> String {
+        self.store.svid().map(|svid| svid.anchor.clone()).unwrap_or_default()
+    }
+
     fn publish(&self, snapshot: Option<Snapshot>) {
         if let Some(snapshot) = snapshot {
             self.store.publish(snapshot);
@@ -381,6 +401,17 @@ impl Requests {
         }
     }
 
+    /// Says what has changed of the own certificate: once it leads to no other root, the control plane may take those away.
+    async fn say(&mut self, bootstrap: &Bootstrap, anchor: String) -> Result<(), StreamError> {
+        if anchor == self.anchor {
+            return Ok(());
+        }
+        self.node = Some(node(bootstrap, &anchor));
+        self.anchor = anchor;
+        // It asks for nothing new, and acknowledges nothing.
+        self.send(DeltaDiscoveryRequest { type_url: type_url::TRUST.into(), ..Default::default() }).await
+    }
+
     async fn send_all(&mut self, requests: Vec<DeltaDiscoveryRequest>) -> Result<(), StreamError> {
         for request in requests {
             self.send(request).await?;
@@ -397,14 +428,16 @@ impl StreamError {
     }
 }
 
-fn node(bootstrap: &Bootstrap) -> Node {
+fn node(bootstrap: &Bootstrap, anchor: &str) -> Node {
+    let kind = Some(value::Kind::StringValue(anchor.to_owned()));
+    let anchor = (!anchor.is_empty()).then(|| (ANCHOR_METADATA.to_owned(), Value { kind }));
     Node {
         id: format!("{}/{}", bootstrap.workload, bootstrap.role.as_str()),
         cluster: bootstrap.namespace().into(),
         locality: Some(Locality { zone: bootstrap.zone.clone(), ..Default::default() }),
         user_agent_name: "outrigger".into(),
         user_agent_version: env!("CARGO_PKG_VERSION").into(),
-        ..Default::default()
+        metadata: Some(Struct { fields: anchor.into_iter().collect() }),
     }
 }
 

@@ -271,4 +271,6 @@ pub struct AccessRule {
 pub struct Trust {
     pub trust_domain: Box<str>,
     pub roots: Vec<bytes::Bytes>,
+    /// Which of them signs now, as the authority calls it; "" if nobody says.
+    pub anchor: Box<str>,
 }

@@ -18,6 +18,8 @@ pub struct Svid {
     pub id: SpiffeId,
     /// DER, leaf first.
     pub chain: Vec<Bytes>,
+    /// Which root it leads to, as the authority calls it; "" if it didn't say.
+    pub anchor: String,
     /// PKCS #8 DER.
     pub key: Vec<u8>,
     pub not_before: SystemTime,
@@ -190,7 +192,14 @@ mod tests {
         assert!(store.svid().is_none());
         let now = SystemTime::now();
         let id = SpiffeId::new("td", "shop", "cart").unwrap();
-        store.publish_svid(Svid { id, chain: vec![], key: b"secret".to_vec(), not_before: now, not_after: now });
+        store.publish_svid(Svid {
+            id,
+            chain: vec![],
+            anchor: String::new(),
+            key: b"secret".to_vec(),
+            not_before: now,
+            not_after: now,
+        });
         changes.changed().await.unwrap();
         let shown = format!("{:?}", store.svid().unwrap());
         assert!(shown.contains("shop") && !shown.contains("key"), "{shown}");

@@ -76,11 +76,16 @@ impl Mesh {
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let (store, _asks) = Store::new();
-        snapshot.set_trust(vec![Trust { trust_domain: "cluster.local".into(), roots: vec![self.root.clone()] }]);
+        snapshot.set_trust(vec![Trust {
+            trust_domain: "cluster.local".into(),
+            roots: vec![self.root.clone()],
+            anchor: "".into(),
+        }]);
         store.publish(snapshot);
         store.publish_svid(Svid {
             id,
             chain: vec![Bytes::copy_from_slice(leaf.der())],
+            anchor: String::new(),
             key: key.serialize_der(),
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::now() + Duration::from_secs(3600),

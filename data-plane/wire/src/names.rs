@@ -30,6 +30,12 @@ pub const TRUST_CONFIG_MAP: &str = "outrigger-trust";
 /// Key in [`TRUST_CONFIG_MAP`], and the name of the file that it is mounted as.
 pub const ROOT_FILE: &str = "root.pem";
 
+/// On [`TRUST_CONFIG_MAP`] in [`SYSTEM_NAMESPACE`]: how far a change of the root has come, for replicas and for people.
+pub const ROTATION_ANNOTATION: &str = "outrigger.dev/root-rotation";
+
+/// Key in the metadata of a proxy's xDS node: the root that its certificate leads to (`IssueResponse.anchor`).
+pub const ANCHOR_METADATA: &str = "outrigger.dev/anchor";
+
 /// Audience of the service-account tokens by which proxies prove who they are.
 pub const TOKEN_AUDIENCE: &str = "outrigger.dev";
 

@@ -162,11 +162,15 @@ fn signer() -> Signer {
     Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap()
 }
 
+fn trusted(signer: &Signer) -> Bytes {
+    signer.trusted().pop_first().unwrap()
+}
+
 #[test]
 fn another_signer_is_trusted_first_and_signs_later() {
     let authority = Authority::new(signer());
     let next = signer();
-    let (old, new) = (root(&authority), next.roots()[0].clone());
+    let (old, new) = (root(&authority), CertificateDer::from(trusted(&next).to_vec()));
     let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
     let issuer_of_a_new_leaf = || {
         let leaf = CertificateDer::from(authority.sign(csr.der(), &identity(), DAY).unwrap().chain[0].to_vec());
@@ -186,4 +190,37 @@ fn another_signer_is_trusted_first_and_signs_later() {
     assert_eq!(authority.roots(), both);
     assert_eq!(authority.roots_pem().matches(CERTIFICATE).count(), 2);
     assert_eq!(authority.issued(), 2);
+}
+
+#[test]
+fn what_leaves_is_no_longer_trusted_and_what_signs_stays() {
+    let authority = Authority::new(signer());
+    let (old, next) = (authority.roots()[0].clone(), signer());
+    let (anchor, new) = (next.anchor().to_owned(), trusted(&next));
+    assert_ne!(authority.anchor(), anchor);
+    assert!(!authority.trust_only(&BTreeSet::new()), "it signs still");
+    assert_eq!(authority.roots(), [old.clone()]);
+    authority.take_over(next);
+    assert_eq!((authority.anchor(), authority.signs_by()), (anchor.clone(), anchor));
+    assert!(authority.trust_only(&BTreeSet::new()));
+    assert_eq!(authority.roots(), [new.clone()]);
+    assert!(authority.trust_only(&BTreeSet::from([old.clone()])), "put back");
+    let mut both = [old, new];
+    both.sort();
+    assert_eq!(authority.roots(), both);
+}
+
+#[test]
+fn one_that_waits_issues_nothing_to_workloads_and_says_by_whom_others_sign() {
+    let (next, csr) =
+        (signer(), CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap());
+    let anchor = next.anchor().to_owned();
+    let authority = Authority::waiting(next, "old".to_owned());
+    assert!(matches!(authority.sign(csr.der(), &identity(), DAY), Err(AuthorityError::Waits)));
+    assert_eq!((authority.anchor().as_str(), authority.signs_by().as_str()), ("old", ""));
+    assert!(authority.server_certificate(&["localhost"], DAY).is_ok(), "its clients have files with both roots");
+    authority.take_over(signer());
+    let issued = authority.sign(csr.der(), &identity(), DAY).unwrap();
+    assert_eq!(issued.anchor, authority.signs_by());
+    assert!(![anchor, "old".to_owned()].contains(&issued.anchor));
 }

@@ -253,3 +253,24 @@ fn a_new_root_is_one() {
     let signer = Signer::read(material, "mesh.example", &[]).unwrap();
     assert!(!format!("{signer:?}").contains("PRIVATE"));
 }
+
+#[test]
+fn an_anchor_is_named_by_what_peers_verify_by() {
+    let root = plain("root", None);
+    let own = plain("own", Some(&root));
+    let other = plain("other", Some(&root));
+    let of = |chain: &str, key: &str, further: &str| read(chain, key, further).unwrap().anchor().to_owned();
+    let anchor = of(&root.pem, &root.key, "");
+    assert_eq!(anchor.len(), 32);
+    // Intermediates of one root come and go without anybody having to learn of it.
+    assert_eq!(of(&own.pem, &own.key, &root.pem), anchor);
+    assert_eq!(of(&other.pem, &other.key, &root.pem), anchor);
+    // The same root for longer is the same root; with another key or another name it is another.
+    let key = || KeyPair::from_pem(&root.key).unwrap();
+    let renewed = ca("root", None, Traits::default(), key());
+    assert_ne!(renewed.pem, root.pem);
+    assert_eq!(of(&renewed.pem, &renewed.key, ""), anchor);
+    for another in [plain("root", None), ca("renamed", None, Traits::default(), key())] {
+        assert_ne!(of(&another.pem, &another.key, ""), anchor);
+    }
+}

@@ -1,22 +1,22 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use outrigger_wire::names::ROTATION_ANNOTATION;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use serde_json::{Value, json};
-use tokio::{
-    task::{JoinHandle, yield_now},
-    time::{advance, timeout},
-};
+use tokio::time::timeout;
 
 use super::*;
 use crate::{certificate::names, fake};
 
 const PATH: &str = "/api/v1/namespaces/outrigger-system/secrets/outrigger-root";
+const PUBLISHED: &str = "/api/v1/namespaces/outrigger-system/configmaps/outrigger-trust";
 
-/// One Secret, and how the API server is.
+/// One Secret, what is published of it, and how the API server is.
 #[derive(Default)]
 struct State {
     secret: Option<Value>,
+    published: Option<Value>,
     version: u64,
     /// Instead of the next answers.
     failures: Vec<u16>,
@@ -26,30 +26,41 @@ struct State {
 }
 
 #[derive(Clone, Default)]
-struct Cluster(Arc<Mutex<State>>);
+pub(crate) struct Cluster(Arc<Mutex<State>>);
 
 // === impl Cluster ===
 
 impl Cluster {
-    fn with(data: &Value) -> Self {
+    pub(crate) fn with(data: &Value) -> Self {
         let cluster = Self::default();
         cluster.put(data);
         cluster
     }
 
-    fn put(&self, data: &Value) {
+    pub(crate) fn put(&self, data: &Value) {
         self.0.lock().unwrap().put(data);
     }
 
-    fn delete(&self) {
+    pub(crate) fn delete(&self) {
         self.0.lock().unwrap().secret = None;
     }
 
-    fn fail(&self, codes: &[u16]) {
+    pub(crate) fn fail(&self, codes: &[u16]) {
         self.0.lock().unwrap().failures = codes.to_vec();
     }
 
-    fn data(&self) -> Value {
+    /// As whoever leads publishes the roots.
+    pub(crate) fn publish(&self, pem: &str, annotation: Option<String>) {
+        let annotations = annotation.map(|text| json!({ ROTATION_ANNOTATION: text }));
+        let map = json!({ "metadata": { "annotations": annotations }, "data": { "root.pem": pem } });
+        self.0.lock().unwrap().published = Some(map);
+    }
+
+    pub(crate) fn published(&self) -> Value {
+        self.0.lock().unwrap().published.clone().unwrap_or_default()
+    }
+
+    pub(crate) fn data(&self) -> Value {
         self.0.lock().unwrap().secret.as_ref().unwrap()["data"].clone()
     }
 
@@ -57,7 +68,7 @@ impl Cluster {
         self.0.lock().unwrap().writes
     }
 
-    fn root(&self) -> RootSecret {
+    pub(crate) fn root(&self) -> RootSecret {
         let state = Arc::clone(&self.0);
         let client = fake::client(move |line, body| std::future::ready(state.lock().unwrap().answer(&line, &body)));
         RootSecret::new(client, "outrigger-root".to_owned(), "cluster.local".to_owned(), names(Some("mesh.example")))
@@ -78,6 +89,10 @@ impl State {
             return fake::refusal(code);
         }
         let (method, path) = line.split_once(' ').unwrap();
+        if path == PUBLISHED {
+            assert_eq!(method, "GET");
+            return self.published.clone().map_or_else(|| fake::refusal(404), |map| (200, map));
+        }
         assert_eq!(path, PATH);
         if method == "PUT" {
             self.writes += 1;
@@ -97,14 +112,14 @@ impl State {
 }
 
 /// A certificate authority as a company has one.
-struct Ca {
-    pem: String,
-    key: String,
+pub(crate) struct Ca {
+    pub(crate) pem: String,
+    pub(crate) key: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// Good until so many days from now.
-fn ca(name: &str, above: Option<&Ca>, days: i64, change: impl FnOnce(&mut CertificateParams)) -> Ca {
+pub(crate) fn ca(name: &str, above: Option<&Ca>, days: i64, change: impl FnOnce(&mut CertificateParams)) -> Ca {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     let (now, day) = (std::time::SystemTime::now(), Duration::from_secs(24 * 3600));
@@ -122,7 +137,7 @@ fn ca(name: &str, above: Option<&Ca>, days: i64, change: impl FnOnce(&mut Certif
     Ca { pem: certificate.pem(), key: key.serialize_pem(), issuer: Issuer::new(params, key) }
 }
 
-fn holding(certificate: &str, key: &str, further: &str) -> Value {
+pub(crate) fn holding(certificate: &str, key: &str, further: &str) -> Value {
     json!({ "tls.crt": encoded(certificate), "tls.key": encoded(key), "ca.crt": encoded(further) })
 }
 
@@ -130,13 +145,13 @@ fn encoded(text: &str) -> Value {
     serde_json::to_value(ByteString(text.as_bytes().to_vec())).unwrap()
 }
 
-fn made(trust_domain: &str) -> Value {
+pub(crate) fn made(trust_domain: &str) -> Value {
     let (certificate, key) = Signer::generate(trust_domain).unwrap();
     json!({ "tls.crt": encoded(&certificate), "tls.key": encoded(&key) })
 }
 
 async fn load(cluster: &Cluster) -> Result<Vec<Bytes>, RootError> {
-    cluster.root().load().await.map(|loaded| Authority::new(loaded.signer).roots())
+    cluster.root().load().await.map(|(authority, _)| authority.roots())
 }
 
 #[tokio::test]
@@ -180,7 +195,7 @@ async fn a_companys_intermediate_signs_below_the_companys_root() {
         ("all in tls.crt", holding(&(own.pem.clone() + &upper.pem + &root.pem), &own.key, "")),
     ] {
         let cluster = Cluster::with(&data);
-        let authority = Authority::new(cluster.root().load().await.unwrap_or_else(|e| panic!("{what}: {e}")).signer);
+        let (authority, _) = cluster.root().load().await.unwrap_or_else(|e| panic!("{what}: {e}"));
         assert_eq!(authority.roots_pem().matches("BEGIN").count(), 1, "{what}");
         let shown = authority.server_certificate(&["localhost"], Duration::from_secs(60)).unwrap();
         assert_eq!(shown.chain.len(), 3, "{what}: a leaf and two intermediates");
@@ -257,137 +272,4 @@ async fn it_waits_for_the_api_server_and_for_people() {
     assert!(timeout(minute, root.wait()).await.is_err());
     cluster.put(&Value::Null);
     assert!(timeout(minute, root.wait()).await.is_ok());
-}
-
-/// A replica that follows the Secret, and what it has told.
-struct Following {
-    cluster: Cluster,
-    /// What the Secret held at first.
-    first: Value,
-    authority: Arc<Authority>,
-    told: Arc<Mutex<Vec<News>>>,
-    /// Why no new root must sign.
-    missing: Arc<Mutex<Option<String>>>,
-    task: JoinHandle<()>,
-}
-
-// === impl Following ===
-
-impl Following {
-    async fn new() -> Self {
-        let cluster = Cluster::with(&Value::Null);
-        let root = cluster.root();
-        let loaded = root.load().await.unwrap();
-        let authority = Arc::new(Authority::new(loaded.signer));
-        let (told, missing) = (Arc::<Mutex<Vec<News>>>::default(), Arc::<Mutex<Option<String>>>::default());
-        let task = tokio::spawn({
-            let (authority, told, missing) = (Arc::clone(&authority), Arc::clone(&told), Arc::clone(&missing));
-            let missing = move || std::future::ready(missing.lock().unwrap().clone());
-            async move { root.follow(loaded.data, &authority, |news| told.lock().unwrap().push(news), missing).await }
-        });
-        // So that its first pause begins now.
-        yield_now().await;
-        let first = cluster.data();
-        Self { cluster, first, authority, told, missing, task }
-    }
-
-    async fn after(&self, seconds: u64) -> Vec<News> {
-        for _ in 0..seconds {
-            advance(Duration::from_secs(1)).await;
-            // A call takes it some polls.
-            for _ in 0..20 {
-                yield_now().await;
-            }
-        }
-        assert!(!self.task.is_finished());
-        std::mem::take(&mut self.told.lock().unwrap())
-    }
-
-    /// The end of what signs now: each root in these tests has another.
-    fn signs(&self) -> std::time::SystemTime {
-        self.authority.expires()
-    }
-
-    /// Puts another root there.
-    fn rotate(&self, days: i64) {
-        let next = ca("next", None, days, |_| {});
-        self.cluster.put(&holding(&next.pem, &next.key, ""));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_new_root_is_trusted_at_once_and_signs_when_all_know_it() {
-    let replica = Following::new().await;
-    let (old, before) = (replica.signs(), replica.authority.roots());
-    replica.rotate(100);
-    assert_eq!(replica.after(31).await, [News::Trusted]);
-    let both = replica.authority.roots();
-    assert!(both.len() == 2 && both.contains(&before[0]));
-    assert_eq!(replica.after(170).await, []);
-    assert_eq!(replica.signs(), old);
-    assert_eq!(replica.after(40).await, [News::Signs]);
-    assert_ne!(replica.signs(), old);
-    assert_eq!(replica.authority.roots(), both);
-    // A new version of the same is no news.
-    replica.cluster.put(&replica.cluster.data());
-    assert_eq!(replica.after(300).await, []);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_new_root_signs_nothing_before_every_proxy_has_acknowledged_it() {
-    let replica = Following::new().await;
-    let old = replica.signs();
-    let behind = |missing: Option<&str>| *replica.missing.lock().unwrap() = missing.map(str::to_owned);
-    behind(Some("3 of 415 connected proxies haven't acknowledged it"));
-    replica.rotate(100);
-    assert_eq!(replica.after(31).await, [News::Trusted]);
-    assert_eq!(replica.after(3600).await, []);
-    assert_eq!(replica.signs(), old);
-    // Given up: what signed before is put back, and signs on.
-    let begun = replica.cluster.data();
-    replica.cluster.put(&replica.first);
-    assert_eq!(replica.after(60).await, []);
-    behind(None);
-    assert_eq!(replica.after(300).await, [News::Signs]);
-    assert_eq!(replica.signs(), old);
-    // Once more, and nobody is behind.
-    replica.cluster.put(&begun);
-    assert_eq!(replica.after(300).await, [News::Signs]);
-    assert_ne!(replica.signs(), old);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_second_change_takes_the_place_of_the_first() {
-    let replica = Following::new().await;
-    let old = replica.signs();
-    replica.rotate(100);
-    assert_eq!(replica.after(61).await, [News::Trusted]);
-    replica.rotate(200);
-    assert_eq!(replica.after(170).await, [News::Trusted]);
-    assert_eq!(replica.signs(), old, "the first would have signed by now");
-    assert_eq!(replica.after(100).await, [News::Signs]);
-    assert_eq!(replica.authority.roots().len(), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_unusable_changes_nothing_and_what_is_emptied_comes_back() {
-    let replica = Following::new().await;
-    let (signs, good) = (replica.signs(), replica.cluster.data());
-    let bad = made("other.example");
-    replica.cluster.put(&bad);
-    assert_eq!(replica.after(300).await, []);
-    assert_eq!(replica.cluster.data(), bad);
-
-    replica.cluster.delete();
-    assert_eq!(replica.after(60).await, []);
-    replica.cluster.fail(&[500; 3]);
-    assert_eq!(replica.after(60).await, []);
-
-    replica.cluster.fail(&[]);
-    replica.cluster.put(&Value::Null);
-    assert_eq!(replica.after(60).await, []);
-    assert_eq!(replica.cluster.data(), good);
-    // It is read again; nothing about it is new.
-    assert_eq!(replica.after(300).await, [News::Signs]);
-    assert_eq!((replica.signs(), replica.authority.roots().len()), (signs, 1));
 }

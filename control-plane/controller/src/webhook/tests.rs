@@ -75,7 +75,7 @@ impl Port {
         let signer = Signer::read(Material { chain: &chain, key: &key, further: "" }, "cluster.local", &[]).unwrap();
         let authority = Arc::new(Authority::new(signer));
         let root = CertificateDer::from(authority.roots()[0].to_vec());
-        let own = OwnCertificate::new(authority, certificate::names(Some("mesh.example"))).unwrap();
+        let own = OwnCertificate::new(Arc::clone(&authority), certificate::names(Some("mesh.example"))).unwrap();
         let (namespaces, namespaces_seen) = watch::channel(Store::default());
         let (derived, derived_seen) = watch::channel(None);
         let client = fake::client(api);
@@ -87,6 +87,7 @@ impl Port {
             acks: Arc::default(),
             reviews: Arc::new(TokenReviews::new(client, watch::channel(Arc::default()).1, "cluster.local".to_owned())),
             admissions: Arc::default(),
+            authority,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -24,7 +24,7 @@ fn replicas_count_together_if_they_serve_the_same_roots() {
         held: Held { proxies, current, ..Held::default() },
         called: false,
     };
-    let answer = |counted| Answer { objects: BTreeMap::from([(ROOTS.to_owned(), counted)]) };
+    let answer = |counted| Answer { objects: BTreeMap::from([(ROOTS.to_owned(), counted)]), ..Answer::default() };
     let own = counted("new", 3, 3);
     for (answers, silent, proxies, current, apart) in [
         (vec![], 0, 3, 3, 0),

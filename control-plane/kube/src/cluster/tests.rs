@@ -37,7 +37,7 @@ impl Cluster {
     fn new(server: Server) -> Self {
         let (snapshots, problems) = (watch::Sender::new(Arc::default()), watch::Sender::new(Vec::new()));
         let (derived, namespaces) = (watch::Sender::new(None), watch::Sender::new(Store::default()));
-        let settings = watch::Sender::new(Settings { trust_domain: "cluster.local".to_owned(), roots: Vec::new() });
+        let settings = watch::Sender::new(Settings { trust_domain: "cluster.local".to_owned(), ..Settings::default() });
         let status = WatchStatus::default();
         Self {
             snapshots: snapshots.subscribe(),

@@ -43,6 +43,7 @@ pub(super) fn mesh_settings(configs: &[&crds::MeshConfig], settings: &Settings) 
             crds::AccessDefault::Deny => AccessDefault::Deny,
         },
         roots: settings.roots.clone(),
+        anchor: settings.anchor.clone(),
         origin: defaults.origin,
     }
 }

@@ -20,7 +20,7 @@ impl Watched {
         fs::create_dir(dir.path().join("conf")).unwrap();
         let (out, snapshots) = watch::channel(Arc::default());
         let (found, problems) = watch::channel(Vec::new());
-        let settings = Settings { trust_domain: "cluster.local".to_owned(), roots: Vec::new() };
+        let settings = Settings { trust_domain: "cluster.local".to_owned(), ..Settings::default() };
         for (name, text) in files {
             fs::write(dir.path().join("conf").join(name), text).unwrap();
         }

@@ -35,7 +35,7 @@ struct Replica {
     unmeshed: watch::Receiver<Arc<unmeshed::Report>>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), LeaderError>>,
-    _roots: watch::Sender<Arc<str>>,
+    _roots: (watch::Sender<Arc<str>>, watch::Sender<Decided>),
 }
 
 fn replica(fake: &Fake, name: &str) -> Replica {
@@ -44,7 +44,8 @@ fn replica(fake: &Fake, name: &str) -> Replica {
     let (out, leadership) = watch::channel(Leadership::Follower { holder: None });
     let (report, unmeshed) = watch::channel(Arc::default());
     let holdings = Arc::new(Proxies::default());
-    let inputs = Inputs { client: fake.client(), derived: view, roots: pem, holdings };
+    let (progress, decided) = watch::channel(Decided::default());
+    let inputs = Inputs { client: fake.client(), derived: view, roots: pem, decided, holdings };
     let config = Config {
         pod_name: name.to_owned(),
         version: "0.1.0".to_owned(),
@@ -53,7 +54,7 @@ fn replica(fake: &Fake, name: &str) -> Replica {
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(inputs, config, Reports { leadership: out, unmeshed: report }, stop.clone()));
-    Replica { derived, leadership, unmeshed, stop, task, _roots: roots }
+    Replica { derived, leadership, unmeshed, stop, task, _roots: (roots, progress) }
 }
 
 fn cluster() -> Fake {

@@ -49,7 +49,7 @@ async fn serve(config: ServerConfig, proxies: Arc<Proxies>) -> (u16, JoinHandle<
                     let permitted = request.headers()["authorization"] == "Bearer a-token";
                     let body = request.into_body().collect().await.unwrap().to_bytes();
                     let (snapshot, affects) = view();
-                    let answer = answer(&body, &snapshot, &affects, &*proxies).unwrap();
+                    let answer = answer(&body, &snapshot, &affects, &*proxies, "a1").unwrap();
                     let mut response = Response::new(Full::<Bytes>::from(answer));
                     if !permitted {
                         *response.status_mut() = StatusCode::UNAUTHORIZED;
@@ -94,7 +94,7 @@ fn peers(root: &str, token: &str, port: u16, ready: bool) -> (Peers, tempfile::N
 }
 
 fn question() -> Question {
-    Question { objects: vec!["MeshRoute/shop/r".to_owned(), "MeshRoute/shop/none".to_owned()] }
+    Question { objects: vec!["MeshRoute/shop/r".to_owned(), "MeshRoute/shop/none".to_owned()], anchor: None }
 }
 
 #[tokio::test]
@@ -183,11 +183,15 @@ fn a_question_is_answered_in_json_of_this_shape() {
     let (snapshot, affects) = view();
     let proxies = Proxies::default();
     proxies.set(Held { proxies: 2, current: 1, ..Held::default() });
-    let text = answer(br#"{"objects":["MeshRoute/shop/r"]}"#, &snapshot, &affects, &proxies).unwrap();
+    let text = answer(br#"{"objects":["MeshRoute/shop/r"]}"#, &snapshot, &affects, &proxies, "a1").unwrap();
     let mark =
         Marks::new(&snapshot).of(&Effects::from([(SERVICE, Reach::Named(BTreeSet::from(["shop/front".into()])))]));
     let expected =
         json!({ "objects": { "MeshRoute/shop/r": { "mark": mark, "proxies": 2, "current": 1, "rejected": 0 } } });
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&text).unwrap(), expected);
-    assert!(answer(b"{}", &snapshot, &affects, &proxies).is_err());
+    assert!(answer(b"{}", &snapshot, &affects, &proxies, "a1").is_err());
+    let text = answer(br#"{"objects":[],"anchor":"b2"}"#, &snapshot, &affects, &proxies, "a1").unwrap();
+    let expected =
+        json!({ "objects": {}, "certificates": { "by": "a1", "have": [], "others": [], "silent": ["shop/a/?"] } });
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&text).unwrap(), expected);
 }

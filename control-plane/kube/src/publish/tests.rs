@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{cluster::Namespace, fake::Fake};
+use crate::{
+    cluster::Namespace,
+    fake::Fake,
+    rotation::{Progress, Record},
+};
 
 const MUTATING: &str = "apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/outrigger";
 const VALIDATING: &str = "apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/outrigger";
@@ -12,6 +16,7 @@ struct Stage {
     fake: Fake,
     derived: watch::Sender<Option<Arc<Derived>>>,
     roots: watch::Sender<Arc<str>>,
+    decided: watch::Sender<Decided>,
     leads: watch::Sender<Leadership>,
 }
 
@@ -51,8 +56,12 @@ impl Stage {
         let (roots, pem) = watch::channel(Arc::from("ROOT"));
         let leads = Leadership::Leader { epoch: 1, valid_until: Instant::now() + Duration::from_secs(36_000) };
         let (leads, leadership) = watch::channel(leads);
-        tokio::spawn(Publisher { client: fake.client(), derived: view, leadership, roots: pem, ca_bundle }.run());
-        Self { fake, derived, roots, leads }
+        let progress = Progress { anchor: "a1".to_owned(), ..Progress::default() };
+        let (decided, progress) = watch::channel(Decided { epoch: 1, progress });
+        let publisher =
+            Publisher { client: fake.client(), derived: view, leadership, roots: pem, decided: progress, ca_bundle };
+        tokio::spawn(publisher.run());
+        Self { fake, derived, roots, decided, leads }
     }
 
     fn root(&self, namespace: &str) -> Value {
@@ -136,4 +145,37 @@ async fn a_follower_publishes_nothing() {
     stage.leads.send_replace(Leadership::Follower { holder: None });
     pass(100_000).await;
     assert_eq!(stage.fake.writes(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_decided_is_published_with_the_roots_in_the_term_it_was_decided_in() {
+    let stage = Stage::new(true);
+    let published = || {
+        let map: ConfigMap = serde_json::from_value(stage.fake.get(&map("outrigger-system"))).unwrap();
+        Record::read(&map, "").progress.unwrap_or_default()
+    };
+    pass(20).await;
+    assert_eq!(published().anchor, "a1");
+    stage.derived.send_replace(namespaces(&[("a", "sidecar")]));
+    pass(100).await;
+    assert!(stage.fake.get(&map("a"))["metadata"]["annotations"]["outrigger.dev/root-rotation"].is_null());
+    let decide = |epoch, anchor: &str| {
+        let progress = Progress { anchor: anchor.to_owned(), since: Some(7), ..Progress::default() };
+        stage.decided.send_replace(Decided { epoch, progress });
+    };
+    decide(1, "b2");
+    pass(100).await;
+    assert_eq!((published().anchor.as_str(), published().since), ("b2", Some(7)));
+
+    // A new leader may know less than what is there, until it has looked.
+    let term = |epoch| Leadership::Leader { epoch, valid_until: Instant::now() + Duration::from_secs(36_000) };
+    stage.leads.send_replace(term(2));
+    stage.roots.send_replace(Arc::from("ROOT 2"));
+    decide(1, "a1");
+    pass(100_000).await;
+    assert_eq!((stage.root("a"), stage.root("outrigger-system")), (json!("ROOT 2"), json!("ROOT")));
+    assert_eq!(published().anchor, "b2");
+    decide(2, "c3");
+    pass(100).await;
+    assert_eq!((published().anchor.as_str(), stage.root("outrigger-system")), ("c3", json!("ROOT 2")));
 }

@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use outrigger_model::{Effects, Held, Holdings, MeshSnapshot, Reach, TypeSet, held::Rejection};
+use outrigger_model::{
+    Effects, Held, Holdings, MeshSnapshot, Reach, TypeSet,
+    held::{Certificates, Rejection},
+};
 
 use super::Acks;
 use crate::{Session, Subscription, subscription::Standing};
@@ -50,6 +53,21 @@ impl Holdings for Acks {
             }
         }
         counts
+    }
+
+    fn certificates(&self, anchor: &str) -> Certificates {
+        let mut certificates = Certificates::default();
+        let streams: Vec<_> = self.streams.iter().map(|entry| Arc::clone(entry.value())).collect();
+        for stream in streams {
+            let session = stream.session();
+            let proxies = match session.anchor() {
+                "" => &mut certificates.silent,
+                other if other != anchor => &mut certificates.others,
+                _ => &mut certificates.have,
+            };
+            proxies.insert(session.proxy());
+        }
+        certificates
     }
 }
 

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use outrigger_model::{Effects, Held, Holdings, MeshSnapshot, Reach, Resource, TypeSet};
+use outrigger_model::{Effects, Held, Holdings, MeshSnapshot, Reach, Resource, TypeSet, held::Certificates};
 use outrigger_wire::{
     SpiffeId,
     names::type_url::{INBOUND, SERVICE},
@@ -131,4 +131,27 @@ fn what_is_new_is_counted_as_soon_as_it_is_to_be_sent() {
     assert_eq!(count(&acks, &second, &effects(&["shop/x"])), (1, 0, 0));
     answer(&a, None);
     assert_eq!(count(&acks, &second, &effects(&["shop/x"])), (1, 1, 0));
+}
+
+#[test]
+fn proxies_are_told_apart_by_the_root_that_their_certificate_leads_to() {
+    let acks = Arc::new(Acks::default());
+    let first = snapshot(&["shop/x=1"]);
+    let says = |entry: &Entry, node: &str, anchor: &str| {
+        entry.session().name_node(node.to_owned());
+        entry.session().show(anchor.to_owned());
+    };
+    let (a, b) = (connect(&acks, &first, "a", &[]), connect(&acks, &first, "b", &[]));
+    let guard = connect(&acks, &first, "a", &[]);
+    says(&a, "shop/a/sidecar", "new");
+    says(&guard, "shop/a/guard", "old");
+    let counted = |have: &[&str], others: &[&str], silent: &[&str]| {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Certificates { have: set(have), others: set(others), silent: set(silent) }
+    };
+    assert_eq!(acks.certificates("new"), counted(&["shop/a/sidecar"], &["shop/a/guard"], &["shop/b/?"]));
+    // It has a new one; and a client may call itself what it likes, but not another pod.
+    says(&guard, "shop/a/guard", "new");
+    says(&b, "shop/a/sidecar", "old");
+    assert_eq!(acks.certificates("new"), counted(&["shop/a/guard", "shop/a/sidecar"], &["shop/b/?"], &[]));
 }

@@ -132,7 +132,8 @@ pub(crate) fn inbound(workload: &str, version: u32, shared_service: &str) -> Res
 }
 
 pub(crate) fn trust(domain: &str, version: u32) -> Resource {
-    let message = wire::Trust { trust_domain: domain.into(), roots: vec![b"der".to_vec().into()] };
+    let message =
+        wire::Trust { trust_domain: domain.into(), roots: vec![b"der".to_vec().into()], ..Default::default() };
     resource(Kind::Trust, domain, version, &[], &message)
 }
 

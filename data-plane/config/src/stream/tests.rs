@@ -6,7 +6,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
 };
-use outrigger_core::Lookup;
+use outrigger_core::{Lookup, Svid};
 use outrigger_wire::proto::{
     ca::{
         IssueRequest, IssueResponse,
@@ -230,6 +230,47 @@ async fn connects_follows_and_resumes() {
         changes.changed().await.unwrap();
     }
     assert_eq!(store.svid().unwrap().id.as_str(), "spiffe://cluster.local/ns/shop/sa/front");
+    client.abort();
+}
+
+#[tokio::test]
+async fn the_control_plane_hears_which_root_the_own_certificate_leads_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (address, mut conversations) = controller(dir.path()).await;
+    let (store, asked) = Store::new();
+    let bootstrap = bootstrap(dir.path(), &address);
+    let restored = crate::restore(&bootstrap, &store);
+    let never = std::future::pending();
+    let client = tokio::spawn(crate::run(bootstrap, restored, store.clone(), asked, ClientStatus::new(), never));
+    let said = |request: &DeltaDiscoveryRequest| {
+        let metadata = request.node.clone().unwrap().metadata.unwrap();
+        metadata.fields.get(ANCHOR_METADATA).and_then(|value| value.kind.clone())
+    };
+
+    let mut first = conversations.recv().await.unwrap();
+    let request = first.subscribed(Kind::Trust, &["*"]).await;
+    assert_eq!(said(&request), None);
+    first.subscribed(Kind::Inbound, &["shop/front"]).await;
+    let mut changes = store.changes();
+    while store.svid().is_none() {
+        changes.changed().await.unwrap();
+    }
+    let old = store.svid().unwrap();
+    store.publish_svid(Svid {
+        id: old.id.clone(),
+        chain: old.chain.clone(),
+        anchor: "b2".to_owned(),
+        key: old.key.clone(),
+        not_before: old.not_before,
+        not_after: old.not_after,
+    });
+    let request = first.subscribed(Kind::Trust, &[]).await;
+    let expected = Some(value::Kind::StringValue("b2".to_owned()));
+    assert_eq!(said(&request), expected);
+
+    drop(first);
+    let mut second = conversations.recv().await.unwrap();
+    assert_eq!(said(&second.subscribed(Kind::Trust, &["*"]).await), expected);
     client.abort();
 }
 

@@ -241,7 +241,7 @@ fn trust(message: wire::Trust) -> Checked<Trust> {
     if message.roots.is_empty() || message.roots.iter().any(|root| root.is_empty()) {
         return Err(problem("roots", "has none, or an empty one"));
     }
-    Ok(Trust { trust_domain: message.trust_domain.into(), roots: message.roots })
+    Ok(Trust { trust_domain: message.trust_domain.into(), roots: message.roots, anchor: message.anchor.into() })
 }
 
 // === traffic policy ===

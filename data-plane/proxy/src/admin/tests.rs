@@ -34,6 +34,7 @@ async fn running() -> Running {
     store.publish_svid(Svid {
         id: "spiffe://cluster.local/ns/shop/sa/front".parse().unwrap(),
         chain: vec![],
+        anchor: String::new(),
         key: b"SECRET-KEY".to_vec(),
         not_before: std::time::UNIX_EPOCH,
         not_after: std::time::UNIX_EPOCH,

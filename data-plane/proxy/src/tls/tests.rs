@@ -65,7 +65,7 @@ impl Authority {
     }
 
     fn trust(&self, trust_domain: &str) -> Trust {
-        Trust { trust_domain: trust_domain.into(), roots: vec![self.der.clone()] }
+        Trust { trust_domain: trust_domain.into(), roots: vec![self.der.clone()], anchor: "".into() }
     }
 
     fn sign(&self, leaf: &Leaf) -> CertificateDer<'static> {
@@ -77,6 +77,7 @@ impl Authority {
         Svid {
             id: id.clone(),
             chain: vec![Bytes::copy_from_slice(&self.sign(&leaf))],
+            anchor: String::new(),
             key: leaf.key.serialize_der(),
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::now() + Duration::from_secs(3600),
@@ -400,7 +401,7 @@ async fn follows_the_store() {
 #[test]
 fn a_broken_root_holds_up_no_other() {
     let authority = Authority::new();
-    let broken = Trust { trust_domain: "other.example".into(), roots: vec![Bytes::from_static(b"no root")] };
+    let broken = Trust { roots: vec![Bytes::from_static(b"no root")], ..authority.trust("other.example") };
     let roots = Arc::new(Roots::new(&[broken, authority.trust("cluster.local")]));
     let verifier = Verifier::any(roots, &provider());
     for (uri, good) in [(front().as_str(), true), ("spiffe://other.example/ns/shop/sa/front", false)] {

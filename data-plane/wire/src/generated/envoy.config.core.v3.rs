@@ -9,7 +9,7 @@ pub struct Locality {
     #[prost(string, tag = "3")]
     pub sub_zone: ::prost::alloc::string::String,
 }
-/// Who asks for configuration. Sent with the first request of a stream only.
+/// Who asks for configuration. Sent with the first request of a stream, and again when something of it has changed.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
     #[prost(string, tag = "1")]

@@ -18,6 +18,9 @@ pub struct IssueResponse {
     pub not_before: i64,
     #[prost(int64, tag = "4")]
     pub not_after: i64,
+    /// Which root the chain leads to: a name without meaning, the same for the same key and subject.
+    #[prost(string, tag = "5")]
+    pub anchor: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 #[cfg(feature = "grpc")]

@@ -779,6 +779,10 @@ pub struct Trust {
     /// DER.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub roots: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Which of the roots signs now, by its name in `IssueResponse.anchor`; empty if nobody says. Who has a certificate of
+    /// another gets a new one.
+    #[prost(string, tag = "3")]
+    pub anchor: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -30,7 +30,7 @@ struct Followed {
 }
 
 fn settings(root: &'static str) -> Settings {
-    Settings { trust_domain: "cluster.local".to_owned(), roots: vec![root.into()] }
+    Settings { trust_domain: "cluster.local".to_owned(), roots: vec![root.into()], ..Settings::default() }
 }
 
 // === impl Followed ===

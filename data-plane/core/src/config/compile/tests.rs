@@ -205,7 +205,11 @@ fn endpoints_inbounds_and_trust_that_are_refused() {
     ] {
         assert_eq!(Inbound::compile(message).unwrap_err().field, field);
     }
-    let trust = |trust_domain: &str, roots: Vec<bytes::Bytes>| wire::Trust { trust_domain: trust_domain.into(), roots };
+    let trust = |trust_domain: &str, roots: Vec<bytes::Bytes>| wire::Trust {
+        trust_domain: trust_domain.into(),
+        roots,
+        ..Default::default()
+    };
     let root = bytes::Bytes::from_static(b"der");
     assert_eq!(Trust::compile(trust("TD", vec![root.clone()])).unwrap_err().field, "trust_domain");
     assert_eq!(Trust::compile(trust("td", vec![])).unwrap_err().field, "roots");
