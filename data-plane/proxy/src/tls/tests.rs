@@ -11,7 +11,7 @@ use rcgen::{
     date_time_ymd,
 };
 use rustls::{
-    CertificateError, ClientConnection, ServerConnection, SignatureScheme,
+    CertificateError, ClientConnection, HandshakeKind, ServerConnection, SignatureScheme,
     client::{ResolvesClientCert, danger::ServerCertVerifier},
     server::danger::ClientCertVerifier,
 };
@@ -408,4 +408,44 @@ fn a_broken_root_holds_up_no_other() {
         let leaf = authority.sign(&Leaf::new(&[uri]));
         assert_eq!(verifier.verify_client_cert(&leaf, &[], UnixTime::now()).is_ok(), good, "{uri}");
     }
+}
+
+#[test]
+fn a_peer_of_the_old_root_is_refused_once_that_has_left_and_so_is_its_session() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let trust = |roots: &[&Authority]| {
+        let roots = roots.iter().map(|authority| authority.der.clone()).collect();
+        vec![Trust { roots, ..old.trust("cluster.local") }]
+    };
+    let proxy = |svid: Svid| {
+        let (store, _asks) = Store::new();
+        publish(&store, svid, trust(&[&old, &new]));
+        (MeshTls::new(store.clone()), store)
+    };
+    let (renewed, _store) = proxy(new.svid(&front()));
+    let (late, _store) = proxy(old.svid(&front()));
+    let (callee, store) = proxy(new.svid(&catalogue()));
+    let tunnel = |caller: &MeshTls| {
+        let client = caller.client(&[catalogue()], alpn::GUARD).unwrap();
+        let mut client = ClientConnection::new(client, server_name([127, 0, 0, 1].into())).unwrap();
+        let mut server = ServerConnection::new(callee.server(ServerAlpn::Shared).unwrap()).unwrap();
+        handshake(&mut client, &mut server, usize::MAX)
+            .map(|()| server.handshake_kind() == Some(HandshakeKind::Resumed))
+    };
+    let plain = |caller: &MeshTls| {
+        let (mut client, mut server) = connections(caller, &callee, &[catalogue()], alpn::H2);
+        handshake(&mut client, &mut server, usize::MAX)
+    };
+    for caller in [&renewed, &late] {
+        assert_eq!(plain(caller), Ok(()));
+        assert_eq!([tunnel(caller), tunnel(caller)], [Ok(false), Ok(true)]);
+    }
+
+    store.publish(Snapshot { trust: Arc::new(trust(&[&new])), ..Snapshot::default() });
+    callee.refresh();
+    assert_eq!(callee.epoch(), 2);
+    for refused in [plain(&late), tunnel(&late).map(drop)] {
+        assert!(matches!(refused, Err(rustls::Error::InvalidCertificate(_))), "{refused:?}");
+    }
+    assert_eq!((plain(&renewed), tunnel(&renewed)), (Ok(()), Ok(false)));
 }
