@@ -10,6 +10,7 @@ mod install;
 mod objects;
 mod podinfo;
 mod policy;
+mod root;
 mod shop;
 mod survival;
 mod terminal;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Case> {
         survival::CASES,
         chaos::CASES,
         control_plane::CASES,
+        root::CASES,
         upgrade::CASES,
         install::LAST,
     ]
