@@ -119,14 +119,19 @@ fn kinds(checks: &mut Checks, facts: &After) {
 
 fn webhooks(checks: &mut Checks, facts: &After) {
     let roots = facts.roots.as_ref().ok().and_then(Option::as_deref);
-    match &facts.roots {
-        Ok(Some(_)) => checks.ok("roots", "the mesh's roots are published"),
-        Ok(None) => checks.failure(
+    match (&facts.roots, &facts.rotation) {
+        (Ok(Some(_)), Some(waits)) => checks.warning(
+            "roots",
+            format!("the mesh's root is being changed, which waits: {waits}"),
+            "wait, or put back what the root's Secret held",
+        ),
+        (Ok(Some(_)), None) => checks.ok("roots", "the mesh's roots are published"),
+        (Ok(None), _) => checks.failure(
             "roots",
             "ConfigMap outrigger-system/outrigger-trust isn't there: pods don't start without it",
             LOOK_AT_CONTROLLER,
         ),
-        Err(error) => checks.failure("roots", format!("can't be looked at: {error}"), "see that you may read it"),
+        (Err(error), _) => checks.failure("roots", format!("can't be looked at: {error}"), "see that you may read it"),
     }
     for (name, what, looked) in [
         ("injector", "MutatingWebhookConfiguration outrigger", &facts.injector),

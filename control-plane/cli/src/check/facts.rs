@@ -59,6 +59,8 @@ pub(crate) struct After {
     pub(crate) validator: Looked<Option<Vec<Webhook>>>,
     /// PEM in the system namespace's ConfigMap.
     pub(crate) roots: Looked<Option<String>>,
+    /// What a change of the root waits for, if there is one.
+    pub(crate) rotation: Option<String>,
     pub(crate) crds: Looked<Vec<Crd>>,
     pub(crate) gateway_api: Looked<Option<GatewayApi>>,
     pub(crate) namespaces: Looked<Vec<Namespace>>,

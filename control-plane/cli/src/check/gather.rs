@@ -19,8 +19,8 @@ use k8s_openapi::{
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
 use outrigger_wire::names::{
-    CONTROLLER_NAME, GROUP, INJECTED_ANNOTATION, MODE_LABEL, ROOT_FILE, SHARED_NAME, SYSTEM_NAMESPACE,
-    TRUST_CONFIG_MAP, containers,
+    CONTROLLER_NAME, GROUP, INJECTED_ANNOTATION, MODE_LABEL, ROOT_FILE, ROTATION_ANNOTATION, SHARED_NAME,
+    SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, containers,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -56,6 +56,11 @@ pub(super) async fn before(cluster: &Cluster) -> Before {
 pub(super) async fn after(cluster: &Cluster) -> After {
     let injector = looked(injector(cluster).await);
     let replicas = replicas(cluster, injector.as_ref().ok().and_then(Option::as_deref)).await;
+    let (roots, rotation) = match looked(roots(cluster).await) {
+        Ok(Some((roots, rotation))) => (Ok(Some(roots)), rotation),
+        Ok(None) => (Ok(None), None),
+        Err(error) => (Err(error), None),
+    };
     After {
         server_version: cluster.version.clone(),
         controller: looked(deployment(cluster, CONTROLLER_NAME).await),
@@ -64,7 +69,8 @@ pub(super) async fn after(cluster: &Cluster) -> After {
         leader: looked(leader(cluster).await),
         injector,
         validator: looked(validator(cluster).await),
-        roots: looked(roots(cluster).await),
+        roots,
+        rotation,
         crds: looked(crds(cluster).await),
         gateway_api: looked(gateway_api(cluster).await),
         namespaces: looked(namespaces(cluster).await),
@@ -267,9 +273,18 @@ fn root_file(map: ConfigMap) -> Option<String> {
     map.data?.remove(ROOT_FILE)
 }
 
-async fn roots(cluster: &Cluster) -> Result<Option<String>> {
+/// The roots, and what a change of them waits for.
+async fn roots(cluster: &Cluster) -> Result<Option<(String, Option<String>)>> {
     let map = cluster::found(cluster.of::<ConfigMap>(SYSTEM_NAMESPACE).get(TRUST_CONFIG_MAP).await)?;
-    Ok(map.and_then(root_file))
+    Ok(map.and_then(|map| {
+        let waits = waits(&map.metadata);
+        Some((root_file(map)?, waits))
+    }))
+}
+
+fn waits(metadata: &ObjectMeta) -> Option<String> {
+    let said = metadata.annotations.as_ref()?.get(ROTATION_ANNOTATION)?;
+    Some(serde_json::from_str::<Value>(said).ok()?["waits"].as_str()?.to_owned())
 }
 
 async fn trust(cluster: &Cluster) -> Result<Vec<(String, String)>> {

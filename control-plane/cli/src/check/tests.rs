@@ -51,6 +51,7 @@ fn well() -> After {
         injector: Ok(Some(vec![webhook.clone()])),
         validator: Ok(Some(vec![webhook])),
         roots: Ok(Some(ROOTS.into())),
+        rotation: None,
         crds: Ok(vec![Crd { name: "meshroutes.outrigger.dev".into(), established: Some(true) }]),
         gateway_api: Ok(Some(GatewayApi { version: Some("v1.4.1".into()), missing: vec![] })),
         namespaces: fit().namespaces,
@@ -105,7 +106,7 @@ fn before_the_mesh() {
 
 #[test]
 fn with_the_mesh() {
-    let cases: [Case<After>; 23] = [
+    let cases: [Case<After>; 24] = [
         ("well", &[], |_| {}),
         ("not installed", &["controller failure"], |it| it.controller = Ok(None)),
         ("none ready", &["controller failure"], |it| it.controller.as_mut().unwrap().as_mut().unwrap().ready = 0),
@@ -121,6 +122,7 @@ fn with_the_mesh() {
         ("a ghost leads", &["leader warning"], |it| it.leader = Ok(Some("gone".into()))),
         ("no kind", &["crds failure"], |it| it.crds.as_mut().unwrap()[0].established = None),
         ("no roots", &["roots failure", "trust failure"], |it| it.roots = Ok(None)),
+        ("another root", &["roots warning"], |it| it.rotation = Some("3 of 415 connected proxies".into())),
         ("no bundle", &["injector failure"], |it| {
             it.injector.as_mut().unwrap().as_mut().unwrap()[0].ca_bundle.clear();
         }),

@@ -34,6 +34,7 @@ use tokio_stream::Pending;
 
 use crate::harness::{PATIENCE, get};
 
+pub(crate) const TRUST: &str = "/api/v1/namespaces/outrigger-system/configmaps/outrigger-trust";
 const ROOT: &str = "/api/v1/namespaces/outrigger-system/secrets/outrigger-root";
 pub(crate) const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/outrigger-system/leases/outrigger-controller";
 
@@ -105,6 +106,14 @@ impl Cluster {
     /// Puts the Secret there, as the chart does.
     pub(crate) fn install(&self) {
         let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "outrigger-root" } });
+        self.state.lock().unwrap().store(ROOT, secret);
+    }
+
+    /// Puts another root into the Secret, as its owner does.
+    pub(crate) fn replace_root(&self, certificate: &str, key: &str) {
+        let encoded = |text: &str| serde_json::to_value(ByteString(text.as_bytes().to_vec())).unwrap();
+        let mut secret = self.object(ROOT);
+        secret["data"] = json!({ "tls.crt": encoded(certificate), "tls.key": encoded(key) });
         self.state.lock().unwrap().store(ROOT, secret);
     }
 

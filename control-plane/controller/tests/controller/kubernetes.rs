@@ -13,12 +13,13 @@ use hyper_util::rt::TokioIo;
 use outrigger_wire::proto::ca::{
     IssueRequest, IssueResponse, certificate_authority_client::CertificateAuthorityClient,
 };
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use crate::{
-    cluster::{Cluster, LEASE},
+    cluster::{Cluster, LEASE, TRUST},
     csr,
     harness::{PATIENCE, authorised, channel, connector, get, within},
 };
@@ -162,4 +163,42 @@ async fn a_replica_that_ends_gives_back_the_lease_and_goes_on_injecting_for_a_mo
     assert_eq!(inject(replica.webhook, root).await["allowed"], true);
     replica.until("/healthz", "200");
     assert!(replica.wait().success());
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_while_the_root_is_changed_finds_what_was_decided() {
+    let cluster = Cluster::new();
+    cluster.install();
+    let leader = cluster.start("outrigger-controller-1");
+    leader.until("/readyz", "200");
+    let old = cluster.root();
+    let begun = Instant::now();
+    let decided =
+        || cluster.object(TRUST)["metadata"]["annotations"]["outrigger.dev/root-rotation"].as_str().map(str::to_owned);
+    while decided().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "nothing is published: {}", cluster.object(TRUST));
+        thread::sleep(Duration::from_millis(10));
+    }
+    let said: Value = serde_json::from_str(&decided().unwrap()).unwrap();
+    let token = "shop:front:web-1";
+    let issued = issue(leader.grpc, old.clone(), token).await.unwrap();
+    assert_eq!(said["anchor"], issued.anchor);
+
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "another root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let key = KeyPair::generate().unwrap();
+    cluster.replace_root(&params.self_signed(&key).unwrap().pem(), &key.serialize_pem());
+    let restarted = cluster.start("outrigger-controller-2");
+    restarted.until("/readyz", "200");
+    let (_, metrics) = get(restarted.admin, "/metrics").unwrap();
+    assert!(metrics.contains("outrigger_trusted_roots 2"), "{metrics}");
+    // The new root must not sign yet, and the old one's key isn't there any more.
+    let refused = issue(restarted.grpc, cluster.root(), token).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::Unavailable, "another root signs still, and its key isn't here")
+    );
+    assert_eq!(issue(leader.grpc, old, token).await.unwrap().anchor, issued.anchor);
 }
