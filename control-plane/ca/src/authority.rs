@@ -102,9 +102,9 @@ impl Authority {
     }
 
     /// One that issues nothing to workloads before [`take_over`](Self::take_over): replicas sign by the root `anchor` still.
-    pub fn waiting(signer: Signer, anchor: String) -> Self {
+    pub fn waiting(signer: Signer, anchor: &str) -> Self {
         let authority = Self::new(signer);
-        authority.change(|present| present.waits = Some(anchor.clone()));
+        authority.change(|present| present.waits = Some(anchor.to_owned()));
         authority
     }
 

@@ -142,7 +142,7 @@ impl RootSecret {
                 secret = self.name,
                 "what the Secret holds doesn't sign yet: no certificates are issued here"
             );
-            Authority::waiting(signer, progress.anchor.clone())
+            Authority::waiting(signer, &progress.anchor)
         };
         let trusted = authority.roots().into_iter().chain(record.roots).collect();
         authority.trust_only(&trusted);
