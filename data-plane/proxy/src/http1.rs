@@ -19,7 +19,7 @@ use http::StatusCode;
 
 pub(crate) use body::Receiving;
 pub(crate) use client::{Answer, Connection, send};
-pub(crate) use server::serve;
+pub(crate) use server::{Ending, serve};
 
 /// Why a connection can't go on.
 #[derive(Debug, thiserror::Error)]

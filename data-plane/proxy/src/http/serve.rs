@@ -12,10 +12,16 @@ use http::{Request, Response};
 use tokio::time::sleep_until;
 
 use super::{Arriving, Quiet, Relay};
-use crate::{engine::Role, http1, http2, stream::Io, worker::Worker};
+use crate::{
+    engine::Role,
+    http1::{self, Ending},
+    http2,
+    stream::Io,
+    worker::Worker,
+};
 
-/// A shared proxy asks HTTP/2 peers to connect anew after so long: by then the sidecar that it stands in for may be
-/// back. GOAWAY costs no request (RFC 9113 section 6.8).
+/// A shared proxy asks its peers to connect anew after so long: by then the sidecar that it stands in for may be back.
+/// It costs no request: HTTP/2 has GOAWAY (RFC 9113 section 6.8), and HTTP/1 is told with an answer.
 const STAND_IN: Duration = Duration::from_secs(10);
 
 /// Everybody else's peers prove anew who they are after so long.
@@ -26,8 +32,12 @@ async fn grown_old(worker: &Worker) {
         Role::Shared => STAND_IN,
         Role::Sidecar => SESSION,
     };
-    // Up to a quarter longer, so that peers don't come back all at once.
-    tokio::time::sleep(age + age / 4 * (worker.random() % 256) / 256).await;
+    tokio::time::sleep(about(worker, age)).await;
+}
+
+/// Up to a quarter longer, so that peers don't come back all at once.
+fn about(worker: &Worker, age: Duration) -> Duration {
+    age + age / 4 * (worker.random() % 256) / 256
 }
 
 /// Serves HTTP/1.1 until the peer or a drain ends it, or its next request doesn't come within `idle`.
@@ -38,18 +48,23 @@ where
     F: Future<Output = Response<Relay>>,
 {
     let limits = &worker.engine.limits;
-    let ending = Cell::new(false);
+    let ending = Cell::new(Ending::Not);
     let mut connection = pin!(http1::serve(stream, (limits.header_bytes as usize).max(16 * 1024), &ending, handle));
     let mut drained = pin!(worker.drain.raised());
     let now = Instant::now();
+    // No timer: one that says nothing has no answer to be told with.
+    let old = (worker.engine.role == Role::Shared).then(|| now + about(worker, STAND_IN));
     quiet.start(now, limits.request_head, idle);
     let mut timer = pin!(sleep_until((now + limits.request_head.min(idle)).into()));
     let ended = poll_fn(|cx| {
+        if ending.get() == Ending::Not && old.is_some_and(|old| old <= Instant::now()) {
+            ending.set(Ending::WithAnswer);
+        }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
-        if !ending.get() && drained.as_mut().poll(cx).is_ready() {
-            ending.set(true);
+        if ending.get() != Ending::Now && drained.as_mut().poll(cx).is_ready() {
+            ending.set(Ending::Now);
             // An idle one ends at once.
             cx.waker().wake_by_ref();
         }

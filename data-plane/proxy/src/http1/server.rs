@@ -26,11 +26,26 @@ use crate::{
 /// A peer that is still sending when its connection is closed wouldn't see its last answer. It has so long to stop.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves until the peer ends the connection, or `ending` is set and no request is under way.
+/// Whether a connection is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Not,
+    /// The next answer is the last one. An idle connection is left alone: closing it could cross with a request.
+    WithAnswer,
+    /// As soon as no request is under way.
+    Now,
+}
+
+/// Serves until the peer ends the connection, or `ending` says so.
 ///
 /// # Errors
 /// When the connection breaks, or says what isn't HTTP/1; the peer has been told.
-pub(crate) async fn serve<S, H, F>(stream: S, header_bytes: usize, ending: &Cell<bool>, handle: H) -> Result<(), Error>
+pub(crate) async fn serve<S, H, F>(
+    stream: S,
+    header_bytes: usize,
+    ending: &Cell<Ending>,
+    handle: H,
+) -> Result<(), Error>
 where
     S: Io,
     H: Fn(Request<Arriving>) -> F,
@@ -41,7 +56,11 @@ where
         let mut seen = 0;
         let next = poll_fn(|cx| {
             let polled = wire.poll_head(cx, &mut seen, header_bytes, parse::request);
-            if polled.is_pending() && ending.get() && wire.is_blank() { Poll::Ready(Ok(None)) } else { polled }
+            if polled.is_pending() && ending.get() == Ending::Now && wire.is_blank() {
+                Poll::Ready(Ok(None))
+            } else {
+                polled
+            }
         });
         let head = match next.await {
             Ok(Some(head)) => head,
@@ -59,7 +78,7 @@ where
         let Some(response) = unless_gone(&wire, |cx| answering.as_mut().poll(cx)).await else { return Ok(()) };
         drop(answering);
         wire.expects.set(false);
-        asked.keep &= !ending.get() && !wire.is_abandoned();
+        asked.keep &= ending.get() == Ending::Not && !wire.is_abandoned();
         let (head, body) = response.into_parts();
         let mut out = scratch();
         let framing = encode::response(&mut out, &head, &body, &mut asked);

@@ -3,6 +3,7 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
@@ -39,7 +40,7 @@ where
     F: Future<Output = Response<Relay>> + 'static,
 {
     let (near, far) = duplex(1 << 16);
-    spawn_local(async move { serve(far, LIMIT, &Cell::new(false), handle).await });
+    spawn_local(async move { serve(far, LIMIT, &Cell::new(Ending::Not), handle).await });
     near
 }
 
@@ -232,12 +233,28 @@ async fn a_caller_that_has_gone_cancels_its_request() {
 #[tokio::test]
 async fn an_idle_connection_ends_when_it_is_asked_to_and_a_busy_one_after_its_answer() {
     within(async {
-        let ending = Cell::new(true);
+        let ending = Cell::new(Ending::Now);
         let (_near, far) = duplex(100);
         serve(far, LIMIT, &ending, echo).await.unwrap();
         let (mut near, far) = duplex(1000);
         near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         serve(far, LIMIT, &ending, echo).await.unwrap();
+        let mut answer = String::new();
+        near.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_has_grown_old_ends_with_an_answer_and_never_between_two() {
+    within(async {
+        let ending = Cell::new(Ending::WithAnswer);
+        let (mut near, far) = duplex(1000);
+        let mut serving = Box::pin(serve(far, LIMIT, &ending, echo));
+        assert!((&mut serving).now_or_never().is_none(), "it was closed while its peer may be sending");
+        near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        serving.await.unwrap();
         let mut answer = String::new();
         near.read_to_string(&mut answer).await.unwrap();
         assert!(answer.contains("connection: close\r\n"), "{answer}");
