@@ -10,6 +10,7 @@ mod containers;
 mod departure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod in_place;
 mod inject;
 mod manifest;
 mod patch;
@@ -22,6 +23,7 @@ mod validate;
 mod yaml;
 
 pub use config::{AccessLog, Amounts, ConfigError, ContainerResources, InjectorConfig, PullPolicy, Resources};
+pub use in_place::{Difference, Obstacle, in_place};
 pub use inject::{NamespaceView, Outcome, Untouched, inject};
 pub use json_patch::{Patch, patch as apply};
 pub use manifest::{Manifest, ManifestError, ManifestProblem, inject_yaml};
