@@ -86,7 +86,7 @@ async fn look(cluster: &Cluster, pre: bool) -> Report {
 }
 
 /// `90s`, `5m`, `1h` or seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number: u64 = number.parse().map_err(|_| format!("{text:?}: write 90s, 5m or 1h"))?;

@@ -95,20 +95,27 @@ fn config(text: &str) -> Result<InjectorConfig> {
     InjectorConfig::from_yaml(text).map_err(|error| anyhow!("{error}"))
 }
 
+/// The injector's settings in a cluster; `None` if it has no mesh.
+pub(crate) async fn settings(cluster: &Cluster) -> Result<Option<String>> {
+    let map = cluster::found(cluster.of::<ConfigMap>(SYSTEM_NAMESPACE).get(CONFIG_MAP).await)?;
+    Ok(map.and_then(|map| map.data?.remove(CONFIG_KEY)))
+}
+
+/// Reads [`settings`].
+pub(crate) fn in_force(text: &str) -> Result<InjectorConfig> {
+    config(text).with_context(|| format!("ConfigMap {SYSTEM_NAMESPACE}/{CONFIG_MAP}"))
+}
+
 /// The settings in force in the cluster, and the namespace that objects without one go to. A cluster that isn't there, or
 /// has no mesh, is no reason to fail.
 fn of_cluster(flags: &cluster::Options) -> Result<(InjectorConfig, Option<String>)> {
     let asked = cluster::block_on(async {
         let _progress = Progress::start("asking the cluster for the injector's settings");
         let cluster = Cluster::connect(flags).await?;
-        let map = cluster::found(cluster.of::<ConfigMap>(SYSTEM_NAMESPACE).get(CONFIG_MAP).await)?;
-        Ok((map.and_then(|map| map.data?.remove(CONFIG_KEY)), cluster.namespace))
+        Ok((settings(&cluster).await?, cluster.namespace))
     });
     match asked {
-        Ok((Some(text), namespace)) => {
-            let config = config(&text).with_context(|| format!("ConfigMap {SYSTEM_NAMESPACE}/{CONFIG_MAP}"))?;
-            Ok((config, Some(namespace)))
-        }
+        Ok((Some(text), namespace)) => Ok((in_force(&text)?, Some(namespace))),
         Ok((None, namespace)) => {
             eprintln!("note: the cluster has no mesh; injected with the built-in settings");
             Ok((InjectorConfig::default(), Some(namespace)))

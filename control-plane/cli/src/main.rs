@@ -23,6 +23,7 @@ mod pods;
 mod status;
 mod terminal;
 mod uninstall;
+mod upgrade_proxies;
 mod validate;
 mod version;
 mod web;
@@ -47,6 +48,8 @@ enum Command {
     Install(install::Options),
     /// Upgrades the mesh to this program's version, or changes its settings
     Upgrade(install::Options),
+    /// Gives running pods the proxies of the mesh's version, without restarting their apps
+    UpgradeProxies(upgrade_proxies::Options),
     /// Takes the mesh away, and looks whether anything of it is left
     Uninstall(uninstall::Options),
     /// Checks whether the cluster is fit for the mesh, and whether the mesh is well
@@ -88,6 +91,7 @@ fn run(command: Command, cluster: &cluster::Options) -> Result<ExitCode> {
     match command {
         Command::Install(options) => install::run(install::Kind::Install, &options, cluster),
         Command::Upgrade(options) => install::run(install::Kind::Upgrade, &options, cluster),
+        Command::UpgradeProxies(options) => upgrade_proxies::run(&options, cluster),
         Command::Uninstall(options) => uninstall::run(&options, cluster),
         Command::Check(options) => check::run(&options, cluster),
         Command::Inject(options) => inject::run(&options, cluster),

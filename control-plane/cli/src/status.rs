@@ -6,11 +6,17 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 
 mod evaluate;
 mod gather;
 mod render;
 mod report;
+
+#[cfg(test)]
+pub(crate) use report::{Fallback, Mode, Part as ProxyPart};
+pub(crate) use report::{Proxy, Sync};
 
 use crate::{
     cluster::{self, Cluster},
@@ -27,6 +33,20 @@ pub(crate) struct Options {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+/// One pod's row, and its proxies' own dumps.
+pub(crate) struct OfPod {
+    pub(crate) proxy: Proxy,
+    pub(crate) dumps: Vec<(&'static str, Result<Value, String>)>,
+}
+
+/// What there is to say of one pod; `None` if it has no proxies.
+pub(crate) async fn of_pod(cluster: &Cluster, pod: &Pod) -> Result<Option<OfPod>> {
+    let mut facts = gather::pod(cluster, pod).await?;
+    let proxy = evaluate::report(&facts).proxies.pop();
+    let dumps = facts.pods.as_mut().and_then(Vec::pop).map(|pod| pod.dumps);
+    Ok(proxy.zip(dumps).map(|(proxy, dumps)| OfPod { proxy, dumps }))
 }
 
 pub(crate) fn run(options: &Options, cluster: &cluster::Options) -> Result<ExitCode> {

@@ -259,7 +259,7 @@ fn proxies(checks: &mut Checks, pods: &[Pod]) {
         old => checks.warning(
             "proxy-version",
             format!("proxies of another version: {}", listed(old)),
-            "kubectl rollout restart of what owns them, when it suits",
+            "outrigger upgrade-proxies, or kubectl rollout restart of what owns them, when it suits",
         ),
     }
     let unready: Vec<_> = meshed

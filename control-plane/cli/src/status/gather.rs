@@ -33,21 +33,39 @@ pub(super) async fn embedded(controller: &mut Controller) -> Result<Facts> {
 
 /// `namespace` limits whose pods are asked.
 pub(super) async fn cluster(cluster: &Cluster, namespace: Option<&str>) -> Result<Facts> {
-    let replicas = controller::replicas(cluster).await?;
-    if replicas.is_empty() {
-        return Err(controller::none());
-    }
-    let controllers = join_all(replicas.into_iter().map(replica)).await;
+    let controllers = controllers(cluster).await?;
     let all: Vec<Pod> = match namespace {
         Some(namespace) => cluster::list(&cluster.of::<Pod>(namespace), ListParams::default()).await?,
         None => cluster.all::<Pod>(ListParams::default()).await?,
     };
-    let asked = all.iter().filter(|pod| pods::is_running(pod)).filter_map(parts).map(|(facts, wanted)| async move {
-        let dumps = join_all(wanted.into_iter().map(|(name, port)| dump(cluster, &facts.workload, name, port))).await;
-        PodFacts { dumps, ..facts }
-    });
+    let asked = all.iter().filter(|pod| pods::is_running(pod)).filter_map(parts);
+    let asked = asked.map(|(facts, wanted)| ask(cluster, facts, wanted));
     let pods = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
     Ok(Facts { now: now(), controllers, pods: Some(pods) })
+}
+
+/// One pod, if it has proxies, and every controller.
+pub(super) async fn pod(cluster: &Cluster, pod: &Pod) -> Result<Facts> {
+    // First the proxies: what they hold by then is known to their controllers, or isn't.
+    let pods = match parts(pod) {
+        Some((facts, wanted)) => vec![ask(cluster, facts, wanted).await],
+        None => Vec::new(),
+    };
+    Ok(Facts { now: now(), controllers: controllers(cluster).await?, pods: Some(pods) })
+}
+
+async fn controllers(cluster: &Cluster) -> Result<Vec<ControllerFacts>> {
+    let replicas = controller::replicas(cluster).await?;
+    if replicas.is_empty() {
+        return Err(controller::none());
+    }
+    Ok(join_all(replicas.into_iter().map(replica)).await)
+}
+
+/// A pod's proxies for their dumps.
+async fn ask(cluster: &Cluster, facts: PodFacts, wanted: Vec<(&'static str, u16)>) -> PodFacts {
+    let dumps = join_all(wanted.into_iter().map(|(name, port)| dump(cluster, &facts.workload, name, port))).await;
+    PodFacts { dumps, ..facts }
 }
 
 async fn replica(replica: Replica) -> ControllerFacts {

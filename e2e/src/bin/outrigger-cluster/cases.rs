@@ -6,6 +6,7 @@ mod admission;
 mod chaos;
 mod control_plane;
 mod failure;
+mod in_place;
 mod install;
 mod objects;
 mod podinfo;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Case> {
         chaos::CASES,
         control_plane::CASES,
         root::CASES,
+        in_place::CASES,
         upgrade::CASES,
         install::LAST,
     ]
