@@ -48,18 +48,17 @@ where
     F: Future<Output = Response<Relay>>,
 {
     let limits = &worker.engine.limits;
-    let ending = Cell::new(Ending::Not);
+    // No timer: one that says nothing has no answer to be told with.
+    let ending = Cell::new(match worker.engine.role {
+        Role::Shared => Ending::WithAnswer(Instant::now() + about(worker, STAND_IN)),
+        Role::Sidecar => Ending::Never,
+    });
     let mut connection = pin!(http1::serve(stream, (limits.header_bytes as usize).max(16 * 1024), &ending, handle));
     let mut drained = pin!(worker.drain.raised());
     let now = Instant::now();
-    // No timer: one that says nothing has no answer to be told with.
-    let old = (worker.engine.role == Role::Shared).then(|| now + about(worker, STAND_IN));
     quiet.start(now, limits.request_head, idle);
     let mut timer = pin!(sleep_until((now + limits.request_head.min(idle)).into()));
     let ended = poll_fn(|cx| {
-        if ending.get() == Ending::Not && old.is_some_and(|old| old <= Instant::now()) {
-            ending.set(Ending::WithAnswer);
-        }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }

@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{Method, Request, Response, StatusCode, Version, header};
@@ -26,12 +26,12 @@ use crate::{
 /// A peer that is still sending when its connection is closed wouldn't see its last answer. It has so long to stop.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Whether a connection is to end.
+/// When a connection is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    Not,
-    /// The next answer is the last one. An idle connection is left alone: closing it could cross with a request.
-    WithAnswer,
+    Never,
+    /// With the first answer from then on. An idle connection is left alone: closing it could cross with a request.
+    WithAnswer(Instant),
     /// As soon as no request is under way.
     Now,
 }
@@ -78,7 +78,7 @@ where
         let Some(response) = unless_gone(&wire, |cx| answering.as_mut().poll(cx)).await else { return Ok(()) };
         drop(answering);
         wire.expects.set(false);
-        asked.keep &= ending.get() == Ending::Not && !wire.is_abandoned();
+        asked.keep &= ending.get().allows_more() && !wire.is_abandoned();
         let (head, body) = response.into_parts();
         let mut out = scratch();
         let framing = encode::response(&mut out, &head, &body, &mut asked);
@@ -158,4 +158,17 @@ async fn linger(wire: &Wire) -> Result<(), Error> {
     close(wire).await?;
     let _ = timeout(LINGER, poll_fn(|cx| wire.poll_discard(cx))).await;
     Ok(())
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// Whether another request may come after the answer that is about to be sent.
+    fn allows_more(self) -> bool {
+        match self {
+            Self::Never => true,
+            Self::WithAnswer(from) => Instant::now() < from,
+            Self::Now => false,
+        }
+    }
 }

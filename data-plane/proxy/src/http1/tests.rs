@@ -1,6 +1,10 @@
 //! Our server and our client against each other and against bytes, over a pipe in memory.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -40,7 +44,7 @@ where
     F: Future<Output = Response<Relay>> + 'static,
 {
     let (near, far) = duplex(1 << 16);
-    spawn_local(async move { serve(far, LIMIT, &Cell::new(Ending::Not), handle).await });
+    spawn_local(async move { serve(far, LIMIT, &Cell::new(Ending::Never), handle).await });
     near
 }
 
@@ -249,15 +253,20 @@ async fn an_idle_connection_ends_when_it_is_asked_to_and_a_busy_one_after_its_an
 #[tokio::test]
 async fn a_connection_that_has_grown_old_ends_with_an_answer_and_never_between_two() {
     within(async {
-        let ending = Cell::new(Ending::WithAnswer);
+        let now = Instant::now();
+        let ending = Cell::new(Ending::WithAnswer(now + Duration::from_secs(3600)));
         let (mut near, far) = duplex(1000);
         let mut serving = Box::pin(serve(far, LIMIT, &ending, echo));
+        near.write_all(b"GET /young HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!((&mut serving).now_or_never().is_none(), "it was closed though it is young");
+        ending.set(Ending::WithAnswer(now));
         assert!((&mut serving).now_or_never().is_none(), "it was closed while its peer may be sending");
-        near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        near.write_all(b"GET /old HTTP/1.1\r\n\r\n").await.unwrap();
         serving.await.unwrap();
-        let mut answer = String::new();
-        near.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        let mut answers = String::new();
+        near.read_to_string(&mut answers).await.unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+        assert_eq!(answers.matches("connection: close\r\n").count(), 1, "{answers}");
     })
     .await;
 }
