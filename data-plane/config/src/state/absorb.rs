@@ -1,14 +1,17 @@
 //! Takes one response's resources and removals into the tables; bad ones are refused one by one.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use outrigger_core::{
     Snapshot,
     config::{CompileError, EndpointSpec, Inbound, Service, Trust},
 };
-use outrigger_wire::proto::{
-    config as wire,
-    discovery::{DeltaDiscoveryResponse, Resource},
+use outrigger_wire::{
+    names::address_alias,
+    proto::{
+        config as wire,
+        discovery::{DeltaDiscoveryResponse, Resource},
+    },
 };
 use prost::Message;
 use tokio::time::Instant;
@@ -201,7 +204,8 @@ impl State {
     /// `name` is a service's, or the alias of an address that no service has.
     fn remove_service(&mut self, name: String, next: &mut Cow<'_, Snapshot>) {
         let mut addresses: Vec<_> = aliased(&name).into_iter().collect();
-        if let Some(held) = self.services.remove(&name) {
+        let held = self.services.remove(&name);
+        if let Some(held) = &held {
             addresses.extend(held.aliases.iter().filter_map(|alias| aliased(alias)));
             self.waiting.remove(&name);
         }
@@ -210,15 +214,26 @@ impl State {
         }
         // A shared proxy holds all there is: what it doesn't hold is absent.
         if self.role != Role::Shared {
-            // A service that had the address may have lost it without having been resent yet.
-            self.services.values_mut().for_each(|held| held.aliases.retain(|alias| *alias != name));
+            if held.is_none() {
+                // A service that had the address may have lost it without having been resent yet.
+                self.services.values_mut().for_each(|held| held.aliases.retain(|alias| *alias != name));
+            }
             self.absent.insert(name);
         }
         for address in addresses {
-            if self.asked.answer(address, true) {
+            // Additions come before removals: another service may have the address by now.
+            if !(held.is_some() && self.is_taken(address, next)) && self.asked.answer(address, true) {
                 next.to_mut().set_absent(address);
             }
         }
+    }
+
+    /// A service has this address, visible or not yet.
+    fn is_taken(&self, address: IpAddr, next: &Snapshot) -> bool {
+        let alias = address_alias(address);
+        let waits =
+            |name: &String| *name == alias || self.services.get(name).is_some_and(|it| it.aliases.contains(&alias));
+        matches!(next.addresses.get(&address), Some(Some(_))) || self.waiting.keys().any(waits)
     }
 }
 

@@ -262,6 +262,28 @@ fn an_address_may_move_between_services() {
     assert_eq!(told(&next), ["E-shop/b/*"]);
 }
 
+/// Additions go out before removals: the service that loses the address may go, and be heard of, after another has it.
+#[test]
+fn a_service_that_goes_does_not_take_along_what_another_has_by_then() {
+    for role in [Role::Sidecar, Role::Shared] {
+        for (before, aliases) in [("shop/a", &[IP][..]), ("@10.96.0.1", &[])] {
+            let mut proxy = Proxy::new(role);
+            let message = wire::Service { name: before.into(), addresses: vec![IP.into()], ..Default::default() };
+            proxy.ask(&[IP]);
+            proxy.apply(Kind::Endpoint, vec![], &["shop/a/*", "shop/b/*", "@10.96.0.1/*"]);
+            proxy.apply(Kind::Service, vec![resource(Kind::Service, before, 1, aliases, &message)], &[]);
+            proxy.expire(WARM_UP);
+            proxy.ask(&[IP]);
+            assert_eq!(proxy.lookup(IP), Some(before));
+            proxy.apply(Kind::Service, vec![service("shop/b", 1, &[IP], &[])], &[]);
+            proxy.apply(Kind::Service, vec![], &[before]);
+            assert_ne!(proxy.lookup(IP), Some(""), "{role:?}: not in the mesh, while shop/b has it");
+            proxy.expire(WARM_UP);
+            assert_eq!(proxy.lookup(IP), Some("shop/b"), "{role:?} after {before}");
+        }
+    }
+}
+
 #[test]
 fn a_pod_called_by_its_own_address_needs_no_collection() {
     let mut proxy = Proxy::new(Role::Sidecar);
