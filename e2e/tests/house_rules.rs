@@ -43,6 +43,11 @@ const MAY: &[(&str, &[&str])] = &[
     ("outrigger-testbed", &["outrigger-crds", "outrigger-wire"]),
     // For tests alone.
     ("outrigger-replay", &[]),
+    // Runs what serves against what is served, so that it must reach both.
+    (
+        "outrigger-simulation",
+        &["outrigger-config", "outrigger-core", "outrigger-model", "outrigger-wire", "outrigger-xds"],
+    ),
     // The gate counts what our own code does on fixed inputs, so that it must reach it.
     (
         "outrigger-bench",

@@ -7,6 +7,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject};
 use socket2::SockRef;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
@@ -50,21 +51,37 @@ pub(crate) async fn connect(bootstrap: &Bootstrap) -> Result<Channel, ConnectErr
     let name = ServerName::try_from(bootstrap.controller_name.clone())?;
     let address: Arc<str> = bootstrap.controller.as_str().into();
     let mark = bootstrap.mark;
+    let open = move || {
+        let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
+        async move {
+            let tcp = dial(&address, mark).await?;
+            tls.connect(name, tcp).await
+        }
+    };
+    connect_over(bootstrap, open).await
+}
+
+/// A connection over the bytes that `open` leads to.
+pub(crate) async fn connect_over<S, F>(
+    bootstrap: &Bootstrap,
+    open: impl Fn() -> F + Send + 'static,
+) -> Result<Channel, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
     let failed = |error: tonic::transport::Error| ConnectError::Connect(bootstrap.controller.clone(), causes(&error));
 
-    // The scheme is only what tonic calls it: the connector below always speaks TLS.
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+    // The scheme is only what tonic calls it: `connect` always speaks TLS.
+    let endpoint = Endpoint::from_shared(format!("http://{}", bootstrap.controller))
         .map_err(failed)?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
     let connector = tower::service_fn(move |_| {
-        let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
-        async move {
-            let tcp = dial(&address, mark).await?;
-            Ok::<_, io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
-        }
+        let opening = open();
+        async move { opening.await.map(TokioIo::new) }
     });
     endpoint.connect_with_connector(connector).await.map_err(failed)
 }

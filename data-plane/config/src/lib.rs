@@ -27,6 +27,7 @@ mod trouble;
 pub use departure::{Departure, departed};
 use state::State;
 pub use status::{CertificateStatus, ClientStatus, Refusal, Status};
+use stream::Link;
 pub use taster::taste;
 pub use trouble::tell_uncaptured;
 
@@ -100,8 +101,27 @@ pub async fn run(
     let bootstrap = Arc::new(bootstrap);
     tokio::join!(
         certificate::run(bootstrap.clone(), store.clone(), status.clone()),
-        stream::run(bootstrap, restored.state, store, asked, status, Box::pin(told_to_end)),
+        stream::run(bootstrap, restored.state, store, asked, status, Box::pin(told_to_end), Link::new()),
     );
+}
+
+/// As [`run`], but for the certificate, over a simulated network: `open` leads to the controller, `seed` decides how long is
+/// waited before each try.
+#[cfg(feature = "simulation")]
+pub async fn simulate<S, F>(
+    bootstrap: Bootstrap,
+    restored: Restored,
+    store: Arc<Store>,
+    asked: mpsc::Receiver<IpAddr>,
+    status: Arc<ClientStatus>,
+    open: impl Fn() -> F + Clone + Send + Sync + 'static,
+    seed: u64,
+) where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = std::io::Result<S>> + Send + 'static,
+{
+    let (link, never) = (Link::simulated(open, seed), Box::pin(std::future::pending()));
+    stream::run(Arc::new(bootstrap), restored.state, store, asked, status, never, link).await;
 }
 
 // === impl Role ===

@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Streaming, transport::Channel};
 
 use crate::{
     Bootstrap, ClientStatus,
@@ -96,7 +96,17 @@ struct Client {
     /// Versions are to be had that were in quarantine when they came.
     released: bool,
     taster: Option<Taster>,
+    link: Link,
 }
+
+/// How the controller is reached.
+pub(crate) struct Link {
+    connect: Box<dyn Fn(Arc<Bootstrap>) -> Connecting + Send + Sync>,
+    /// Before the next try.
+    backoff: Backoff,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Channel, ConnectError>> + Send>>;
 
 /// When a process is told to end.
 type End = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -131,6 +141,7 @@ pub(crate) async fn run(
     asked: mpsc::Receiver<IpAddr>,
     status: Arc<ClientStatus>,
     told_to_end: End,
+    link: Link,
 ) {
     status.holds(&state);
     let saver = bootstrap.state_file(CONFIG).map(|path| {
@@ -152,8 +163,8 @@ pub(crate) async fn run(
         told_to_end: Some(told_to_end),
         released: false,
         taster,
+        link,
     };
-    let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
     loop {
         let start = Instant::now();
         client.state.lose(start);
@@ -161,9 +172,9 @@ pub(crate) async fn run(
         let was_connected = client.status.get().connected;
         client.status.disconnected(error.to_string());
         if was_connected && start.elapsed() >= GOOD_STREAM {
-            backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
+            client.link.backoff.restart(MIN_BACKOFF);
         }
-        let wait = backoff.next();
+        let wait = client.link.backoff.next();
         tracing::warn!(controller = client.bootstrap.controller, %error, ?wait, "no xDS stream");
         client.meanwhile(sleep(wait)).await;
     }
@@ -266,7 +277,8 @@ impl Client {
     /// Connects and subscribes anew to everything that is wanted.
     async fn open(&mut self) -> Result<(Requests, Streaming<DeltaDiscoveryResponse>), StreamError> {
         let bootstrap = self.bootstrap.clone();
-        let channel = self.meanwhile(client::connect(&bootstrap)).await?;
+        let connecting = (self.link.connect)(bootstrap.clone());
+        let channel = self.meanwhile(connecting).await?;
         let (queue, queued) = mpsc::channel(QUEUE);
         let anchor = self.anchor();
         let mut requests = Requests { queue, node: Some(node(&bootstrap, &anchor)), anchor };
@@ -387,6 +399,33 @@ impl Client {
         if let Some(snapshot) = snapshot {
             self.store.publish(snapshot);
         }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    /// TLS to its name.
+    pub(crate) fn new() -> Self {
+        Self {
+            connect: Box::new(|bootstrap| Box::pin(async move { client::connect(&bootstrap).await })),
+            backoff: Backoff::new(FIRST_BACKOFF, MAX_BACKOFF),
+        }
+    }
+
+    /// Over the bytes that `open` leads to, as they are; equal seeds wait equally long.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn simulated<S, F>(open: impl Fn() -> F + Clone + Send + Sync + 'static, seed: u64) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = std::io::Result<S>> + Send + 'static,
+    {
+        let connect = move |bootstrap: Arc<Bootstrap>| {
+            let open = open.clone();
+            let connecting: Connecting = Box::pin(async move { client::connect_over(&bootstrap, open).await });
+            connecting
+        };
+        Self { connect: Box::new(connect), backoff: Self::new().backoff.seeded(seed) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs a fuzz target in an ordinary test: on every file of its committed corpus, then on mutations of them. What is
-//! found by coverage (`./dev fuzz`) comes into the corpus; what is in the corpus stays found.
+//! found by coverage (`./dev fuzz`) comes into the corpus; what is in the corpus stays found. And runs a test that is decided
+//! by a seed with some, the same each time, or as many as wanted.
 
 use std::{env, fs, path::Path, thread};
 
@@ -112,6 +113,39 @@ impl Mutator {
         next = (next ^ (next >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         next = (next ^ (next >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((next ^ (next >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+/// Runs a test with each seed from 0 to `ordinary`, or as the environment has it: with `OUTRIGGER_SEED` alone, or with
+/// `OUTRIGGER_SEEDS` of them.
+///
+/// # Panics
+/// If `test` does, after it was printed how to run it again with that seed.
+pub fn seeds(ordinary: u64, mut test: impl FnMut(u64)) {
+    let number = |name: &str| {
+        let text = env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
+    };
+    let seeds = match number("OUTRIGGER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("OUTRIGGER_SEEDS").unwrap_or(ordinary),
+    };
+    for seed in seeds {
+        let _named = Named(seed);
+        test(seed);
+    }
+}
+
+/// Prints the seed that a test fails with.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let package = env::var("CARGO_PKG_NAME").unwrap_or_default();
+            let test = thread::current().name().unwrap_or_default().to_owned();
+            println!("again: OUTRIGGER_SEED={} cargo test -p {package} {test} -- --nocapture", self.0);
+        }
     }
 }
 
