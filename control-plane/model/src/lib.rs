@@ -4,6 +4,7 @@ pub mod held;
 pub mod inputs;
 pub mod map;
 pub mod part;
+mod progress;
 pub mod snapshot;
 
 mod access;
@@ -26,4 +27,5 @@ pub use inputs::Inputs;
 pub use map::Map;
 pub use mesh::namespace_of;
 pub use part::{Before, Part};
+pub use progress::Progress;
 pub use snapshot::{MeshSnapshot, Resource, TypeSet};

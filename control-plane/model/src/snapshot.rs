@@ -10,7 +10,7 @@ use outrigger_wire::{
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::Map;
+use crate::{Map, Progress};
 
 /// One encoded resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct MeshSnapshot {
     pub workloads: Map<Arc<str>, Arc<str>>,
     /// Grows with each snapshot of this process.
     pub generation: u64,
+    /// What it was made from; of a source that has no versions, nothing. Not content: more may be read of what changes nothing.
+    pub progress: Arc<Progress>,
 }
 
 /// A resource on its way into a snapshot.
@@ -130,7 +132,7 @@ impl MeshSnapshot {
                 (type_url, TypeSet::assemble(drafts, before))
             })
             .collect();
-        let mut snapshot = Self { types, shared_identities, workloads, generation: 1 };
+        let mut snapshot = Self { types, shared_identities, workloads, generation: 1, progress: Arc::default() };
         if let Some(previous) = previous {
             snapshot.generation = previous.generation + u64::from(!snapshot.same_content(previous));
         }

@@ -73,6 +73,16 @@ impl Hub {
         let _ = self.generation.subscribe().wait_for(|generation| *generation > 0).await;
     }
 
+    /// Waits until all is known here that whoever gave the token knew.
+    pub(crate) async fn covers(&self, token: &str) {
+        let covered = |_: &u64| {
+            let state = self.state();
+            state.closed || state.snapshot.progress.covers(token)
+        };
+        // It is this hub that sends.
+        let _ = self.generation.subscribe().wait_for(covered).await;
+    }
+
     /// Gives what rings when there is mail.
     pub(crate) fn join(&self, stream: u64) -> Arc<Notify> {
         Arc::clone(&self.state().streams.entry(stream).or_default().bell)

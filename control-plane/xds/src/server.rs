@@ -1,11 +1,11 @@
 //! The gRPC edge: both protocols over the same [`Session`]. One task and one small queue for each stream, so a slow
 //! client holds up nobody else.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use outrigger_model::{MeshSnapshot, Resource};
 use outrigger_wire::{
-    names::ANCHOR_METADATA,
+    names::{ANCHOR_METADATA, NOT_OLDER_THAN},
     proto::{
         discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
         envoy::config::core::v3::{ControlPlane, Node},
@@ -14,7 +14,10 @@ use outrigger_wire::{
 };
 use prost::Message;
 use prost_types::{Any, value::Kind};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tonic::{Status, Streaming, body::Body};
 
 use crate::{
@@ -32,6 +35,8 @@ mod tests;
 const QUEUE: usize = 4;
 /// Longest name of a root in bytes.
 const MAX_ANCHOR: usize = 128;
+/// How long a client that knows newer things waits for this replica to read them, too. Then older ones are better than none.
+const LAG: Duration = Duration::from_secs(5);
 /// Before the name of a method.
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
 
@@ -80,10 +85,16 @@ impl Ads {
         let Some(principal) = request.extensions().get::<Principal>().cloned() else {
             return Status::unauthenticated("the caller has not proven who it is").into_http();
         };
+        let known = request.headers().get(NOT_OLDER_THAN).and_then(|token| token.to_str().ok());
+        let known = known.unwrap_or_default().to_owned();
         let (out, responses) = mpsc::channel(QUEUE);
         let (hub, acks) = (Arc::clone(&self.hub), Arc::clone(&self.acks));
         tokio::spawn(async move {
             let requests = transport::incoming(request.into_body());
+            hub.ready().await;
+            if timeout(LAG, hub.covers(&known)).await.is_err() {
+                tracing::warn!(known, workload = %principal.workload, "a proxy knows what this replica hasn't read; it may be set back");
+            }
             if let Err(status) = run::<P>(principal, requests, &hub, &acks, &out).await {
                 // The client may be gone; then nobody needs the reason.
                 let _ = out.send(Err(status)).await;
@@ -101,7 +112,6 @@ async fn run<P: Protocol>(
     acks: &Arc<Acks>,
     out: &Outgoing,
 ) -> Result<(), Status> {
-    hub.ready().await;
     let seat = Seat { hub, entry: acks.enter(Session::new(P::VARIANT, principal)) };
     let bell = hub.join(seat.entry.id());
     loop {
@@ -116,11 +126,11 @@ async fn run<P: Protocol>(
         }
         let (pushes, version) = {
             let mut session = seat.entry.session();
-            (session.pushes(), session.generation())
+            (session.pushes(), session.version())
         };
         for push in pushes {
             acks.count(push.type_url, |counts| counts.pushes += 1);
-            let message = transport::framed(&P::write(push, version.to_string()));
+            let message = transport::framed(&P::write(push, version.clone()));
             if out.send(Ok(message)).await.is_err() {
                 return Ok(());
             }

@@ -8,7 +8,7 @@ mod tests;
 
 use std::sync::{Arc, LazyLock};
 
-use outrigger_model::{MeshSnapshot, TypeSet};
+use outrigger_model::{MeshSnapshot, Progress, TypeSet};
 use outrigger_wire::names::type_url;
 
 use crate::{Names, Principal, Push, Request, Scope, Subscription, TooManyNames, Variant, Verdict, changes::Changed};
@@ -24,6 +24,7 @@ pub struct Session {
     anchor: String,
     /// Of the snapshot that was looked at last.
     generation: u64,
+    progress: Arc<Progress>,
     nonces: u64,
     /// In the order in which a client must apply them.
     subscriptions: Vec<Subscription>,
@@ -39,6 +40,7 @@ impl Session {
             node: String::new(),
             anchor: String::new(),
             generation: 0,
+            progress: Arc::default(),
             nonces: 0,
             subscriptions: Vec::new(),
         }
@@ -51,6 +53,17 @@ impl Session {
     /// Generation of the snapshot that was looked at last: the newest that concerned the client.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// What the snapshot was made from, where replicas can compare that; else its generation.
+    pub(crate) fn version(&self) -> String {
+        let token = self.progress.token();
+        if token.is_empty() { self.generation.to_string() } else { token }
+    }
+
+    fn look_at(&mut self, snapshot: &MeshSnapshot) {
+        self.generation = snapshot.generation;
+        self.progress = Arc::clone(&snapshot.progress);
     }
 
     pub(crate) fn variant(&self) -> Variant {
@@ -98,7 +111,7 @@ impl Session {
         request: Request,
         snapshot: &MeshSnapshot,
     ) -> Result<Verdict, TooManyNames> {
-        self.generation = snapshot.generation;
+        self.look_at(snapshot);
         let at = match self.at(type_url) {
             Ok(at) => at,
             Err(at) => {
@@ -111,7 +124,7 @@ impl Session {
 
     /// Takes a newer snapshot in, whatever is different in it.
     pub fn advance(&mut self, snapshot: &MeshSnapshot) {
-        self.generation = snapshot.generation;
+        self.look_at(snapshot);
         for subscription in &mut self.subscriptions {
             subscription.advance(set(snapshot, subscription.type_url()));
         }
@@ -119,7 +132,7 @@ impl Session {
 
     /// Takes a newer snapshot in, of which nothing else than this is different for the client.
     pub(crate) fn touch(&mut self, snapshot: &MeshSnapshot, changed: &[(&'static str, Changed)]) {
-        self.generation = snapshot.generation;
+        self.look_at(snapshot);
         for (type_url, changed) in changed {
             let Ok(at) = self.at(type_url) else { continue };
             let (subscription, set) = (&mut self.subscriptions[at], set(snapshot, type_url));

@@ -32,6 +32,9 @@ pub(crate) struct SavedConfig {
     /// One per type: the versions before those that are on trial.
     #[prost(message, repeated, tag = "4")]
     pub(crate) before: Vec<DeltaDiscoveryResponse>,
+    /// What the control plane had read when it sent the last of it, in its words.
+    #[prost(string, tag = "5")]
+    pub(crate) known: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -83,6 +83,8 @@ pub(crate) struct State {
     refusals: BTreeMap<Key, String>,
     pub(crate) trials: Trials,
     lost: Option<Lost>,
+    /// What the control plane had read when it sent the last response, in its words.
+    known: String,
     /// What the stream was told to subscribe to.
     subscribed: BTreeMap<Kind, BTreeSet<String>>,
 }
@@ -133,6 +135,7 @@ impl State {
             refusals: BTreeMap::new(),
             trials: Trials::default(),
             lost: None,
+            known: String::new(),
             subscribed: BTreeMap::new(),
         }
     }
@@ -144,6 +147,7 @@ impl State {
         for address in saved.asked.iter().filter_map(|address| address.parse().ok()) {
             self.asked.insert(address);
         }
+        self.known.clone_from(&saved.known);
         let mut before = tried::tried(&saved.before).map(|(key, resource)| (key, resource.clone())).collect();
         for mut response in saved.responses {
             self.go_back(&mut response, &mut before);
@@ -182,6 +186,7 @@ impl State {
             asked: asked.iter().map(ToString::to_string).collect(),
             responses: Kind::ALL.map(response).into(),
             before: self.before_trials(),
+            known: self.known.clone(),
         }
     }
 
@@ -215,6 +220,7 @@ impl State {
     /// Takes a response in, whole.
     pub(crate) fn apply(&mut self, response: DeltaDiscoveryResponse, base: &Snapshot, now: Instant) -> Applied {
         let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
+        self.known.clone_from(&response.system_version_info);
         let mut next = Cow::Borrowed(base);
         let mut touched = BTreeSet::new();
         let refused = self.absorb(response, &mut next, &mut touched, now);
@@ -226,6 +232,11 @@ impl State {
         });
         let reply = DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() };
         Applied { reply, snapshot: changed(next) }
+    }
+
+    /// For whichever replica answers next: it shouldn't with what is older.
+    pub(crate) fn known(&self) -> &str {
+        &self.known
     }
 
     /// When [`expire`](Self::expire) is due.

@@ -13,7 +13,7 @@ use std::{
 
 use outrigger_core::{Snapshot, Store};
 use outrigger_wire::{
-    names::{ANCHOR_METADATA, type_url},
+    names::{ANCHOR_METADATA, NOT_OLDER_THAN, type_url},
     proto::{
         discovery::{
             DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -287,7 +287,10 @@ impl Client {
         // Before the call: a server may look at the first request before it answers.
         let wanted = self.state.requests(&self.store.load());
         requests.send_all(wanted).await?;
-        let call = client::authorised(&bootstrap, ReceiverStream::new(queued))?;
+        let mut call = client::authorised(&bootstrap, ReceiverStream::new(queued))?;
+        if let Ok(known) = self.state.known().parse() {
+            call.metadata_mut().insert(NOT_OLDER_THAN, known);
+        }
         let mut ads = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
         let opened = timeout(PATIENCE, ads.delta_aggregated_resources(call));
         let responses = self.meanwhile(opened).await.map_err(|_| StreamError::Stuck)?.map_err(StreamError::status)?;

@@ -50,6 +50,10 @@ pub mod containers {
     pub const SIDECAR: &str = "outrigger-sidecar";
 }
 
+/// gRPC metadata of a proxy's call for configuration: `system_version_info` of the last that it has taken in. No replica
+/// should answer with what is older.
+pub const NOT_OLDER_THAN: &str = "outrigger-not-older-than";
+
 /// Default trust domain.
 pub const TRUST_DOMAIN: &str = "cluster.local";
 

@@ -32,6 +32,20 @@ struct Version {
     changed: Read,
 }
 
+// === impl Kind ===
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Pod => "Pod",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Route => "HTTPRoute",
+            Self::Policy => "TrafficPolicy",
+        }
+    }
+}
+
 // === impl Api ===
 
 impl Api {

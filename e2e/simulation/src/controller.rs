@@ -5,7 +5,7 @@ use std::{cell::RefCell, convert::Infallible, net::Ipv4Addr, rc::Rc, sync::Arc, 
 use http::{Request, header::AUTHORIZATION};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use outrigger_model::{MeshSnapshot, build};
+use outrigger_model::{MeshSnapshot, Progress, build};
 use outrigger_wire::SpiffeId;
 use outrigger_xds::{Ads, Principal};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::sleep};
 use tonic::{body::Body, codegen::Service};
 use turmoil::net::{TcpListener, TcpStream};
 
-use crate::api::{KINDS, Read, Shared};
+use crate::api::{Api, KINDS, Read, Shared};
 
 pub(crate) const NAMES: [&str; 2] = ["controller-1", "controller-2"];
 pub(crate) const PORT: u16 = 15010;
@@ -41,10 +41,10 @@ async fn follow(api: Shared, lags: Lags, mut random: SmallRng, snapshots: watch:
     let mut last: Option<Arc<MeshSnapshot>> = None;
     loop {
         let inputs = api.borrow().view(&read);
-        let snapshot = Arc::new(build(&inputs, last.as_deref()).snapshot);
-        if last.as_ref().is_none_or(|last| last.generation != snapshot.generation) {
-            snapshots.send_replace(Arc::clone(&snapshot));
-        }
+        let mut snapshot = build(&inputs, last.as_deref()).snapshot;
+        snapshot.progress = Arc::new(progress(&api.borrow(), &read));
+        let snapshot = Arc::new(snapshot);
+        snapshots.send_replace(Arc::clone(&snapshot));
         last = Some(snapshot);
         loop {
             sleep(Duration::from_millis(random.random_range(1..60))).await;
@@ -60,6 +60,16 @@ async fn follow(api: Shared, lags: Lags, mut random: SmallRng, snapshots: watch:
             }
         }
     }
+}
+
+/// As control-plane/kube has it.
+fn progress(api: &Api, read: &Read) -> Progress {
+    let mut progress = Progress::default();
+    for (kind, (read, changed)) in KINDS.into_iter().zip(read.iter().zip(api.changed(read))) {
+        progress.changed(kind.name(), changed as u64);
+        progress.read(kind.name(), *read as u64);
+    }
+    progress
 }
 
 async fn answer(stream: TcpStream, ads: Ads) {

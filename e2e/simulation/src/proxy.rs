@@ -1,5 +1,5 @@
 //! A proxy's configuration client, and what must hold of its configuration at each moment: once something is there, it is
-//! never empty.
+//! never empty; and no object is older than it was.
 
 use std::{cell::RefCell, net::IpAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
 
@@ -117,6 +117,7 @@ impl Proxy {
         let context = || format!("{} at {now:?}: has {has:?} after {:?}", self.name, self.had);
         assert!(has.own >= own && has.trust >= trust && has.shared >= shared, "{}", context());
         assert!((has.service > 0) >= (service > 0) && (has.pod > 0) >= (pod > 0), "{}", context());
+        assert!(has.service >= service && has.pod >= pod, "backwards: {}", context());
         self.had = has;
     }
 
