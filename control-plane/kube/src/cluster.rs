@@ -60,7 +60,7 @@ const QUEUE: usize = 1024;
 /// Who gets what. All of one derivation is sent before the next begins.
 #[derive(Debug)]
 pub struct Sinks {
-    /// Sent only if the content is another.
+    /// Sent only if the content is another, or more has been read.
     pub snapshots: watch::Sender<Arc<MeshSnapshot>>,
     /// All that is wrong at the moment.
     pub problems: watch::Sender<Vec<Problem>>,
@@ -205,7 +205,10 @@ impl Source {
             }
         };
         match &self.last {
-            Some(last) if last.snapshot.generation == derived.snapshot.generation => {
+            Some(last)
+                if last.snapshot.generation == derived.snapshot.generation
+                    && last.snapshot.progress == derived.snapshot.progress =>
+            {
                 derived.snapshot = last.snapshot.clone();
             }
             Some(_) | None => {
@@ -234,7 +237,7 @@ impl Derived {
         let mut problems = index.problems();
         problems.extend(outcome.findings.iter().cloned().map(|finding| derive::problem(None, finding)));
         let derived = Self {
-            snapshot: Arc::new(outcome.snapshot),
+            snapshot: Arc::new(MeshSnapshot { progress: Arc::new(index.progress.clone()), ..outcome.snapshot }),
             findings: Arc::new(outcome.findings),
             affects: Arc::new(outcome.affects),
             problems: Arc::new(problems),

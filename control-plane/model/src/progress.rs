@@ -27,7 +27,7 @@ impl Progress {
     /// The object of this version made a difference.
     pub fn changed(&mut self, kind: &'static str, version: u64) {
         let mark = self.0.entry(kind).or_default();
-        *mark = Mark { read: mark.read.max(version), changed: version };
+        *mark = Mark { read: mark.read.max(version), changed: mark.changed.max(version) };
     }
 
     /// What a client is to bring along when it comes back, to whichever replica: `KIND=VERSION` of what made a difference.

@@ -124,13 +124,11 @@ async fn run<P: Protocol>(
             () = bell.notified() => drop(seat.catch_up()?),
             () = out.closed() => return Ok(()),
         }
-        let (pushes, version) = {
-            let mut session = seat.entry.session();
-            (session.pushes(), session.version())
-        };
+        let pushes = seat.entry.session().pushes();
         for push in pushes {
             acks.count(push.type_url, |counts| counts.pushes += 1);
-            let message = transport::framed(&P::write(push, version.clone()));
+            let version = seat.entry.session().version();
+            let message = transport::framed(&P::write(push, version));
             if out.send(Ok(message)).await.is_err() {
                 return Ok(());
             }

@@ -123,6 +123,7 @@ mod tests {
             asked: vec!["10.0.0.1".into()],
             responses: vec![DeltaDiscoveryResponse { nonce: "7".into(), ..Default::default() }],
             before: Vec::new(),
+            known: "Pod=9".into(),
         }
     }
 

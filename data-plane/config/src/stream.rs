@@ -288,6 +288,7 @@ impl Client {
         let wanted = self.state.requests(&self.store.load());
         requests.send_all(wanted).await?;
         let mut call = client::authorised(&bootstrap, ReceiverStream::new(queued))?;
+        // One that can't be sent is none of ours.
         if let Ok(known) = self.state.known().parse() {
             call.metadata_mut().insert(NOT_OLDER_THAN, known);
         }

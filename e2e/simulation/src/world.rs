@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    hash::{DefaultHasher, Hash, Hasher},
     rc::Rc,
     time::Duration,
 };
@@ -29,6 +30,8 @@ struct World {
     api: Shared,
     lags: Vec<Lags>,
     proxies: Vec<Proxy>,
+    /// Of when each proxy had something new.
+    history: DefaultHasher,
 }
 
 /// What happens in one run is decided by its seed. Says what there was to see.
@@ -62,7 +65,8 @@ pub fn run(seed: u64) -> String {
     }
     plan.iter().filter(|window| window.ends > now).for_each(|window| world.mend(window.fault));
     let took = world.settle();
-    format!("{} writes, {} faults, all the same after {took:?}", world.api.borrow().newest(), plan.len())
+    let (writes, history) = (world.api.borrow().newest(), world.history.finish());
+    format!("{writes} writes, {} faults, all the same after {took:?}; history {history:016x}", plan.len())
 }
 
 // === impl World ===
@@ -88,13 +92,15 @@ impl World {
             let (bootstrap, running, next) = (proxy.bootstrap.clone(), proxy.running.clone(), next.clone());
             sim.host(proxy.name, move || proxy::run(bootstrap.clone(), running.clone(), next()));
         }
-        Self { sim, api, lags, proxies }
+        Self { sim, api, lags, proxies, history: DefaultHasher::new() }
     }
 
     fn step(&mut self) {
         self.sim.step().unwrap();
-        for proxy in &mut self.proxies {
-            proxy.look(self.sim.elapsed());
+        for (at, proxy) in self.proxies.iter_mut().enumerate() {
+            if proxy.look(self.sim.elapsed()) {
+                (at, self.sim.elapsed()).hash(&mut self.history);
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! Objects of a small cluster in which much meets: few names, few addresses, few labels. What all tests of random events
 //! share.
 
+use std::sync::Arc;
+
 use outrigger_model::MeshSnapshot;
 use serde_json::{Value, json};
 
@@ -253,7 +255,7 @@ pub(super) fn spoil(n: &mut Numbers, kind: usize, value: &mut Value) {
 
 /// The types that are served, and who is enrolled; not how often that has changed.
 pub(super) fn content(snapshot: &MeshSnapshot) -> String {
-    format!("{:#?}", MeshSnapshot { generation: 0, ..snapshot.clone() })
+    format!("{:#?}", MeshSnapshot { generation: 0, progress: Arc::default(), ..snapshot.clone() })
 }
 
 /// Both derive the same.

@@ -7,6 +7,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::Service;
 use outrigger_crds::{Object, Problem, Workload};
+use outrigger_model::Progress;
 use outrigger_wire::names::{SHARED_NAME, SYSTEM_NAMESPACE};
 
 use super::{
@@ -21,6 +22,8 @@ use crate::{convert::Objects, pod::Pod, slice::Slice};
 pub(super) enum Update {
     /// These are all; others are gone.
     Replaced(Vec<Item>),
+    /// All up to this version of the API server has been told.
+    Read(u64),
     Applied(Item),
     Deleted(Item),
 }
@@ -52,6 +55,7 @@ pub(super) struct Index {
     /// Resources of which something can't be read, by kind and key.
     refused: Arc<BTreeSet<(&'static str, Arc<str>)>>,
     synced: [bool; KINDS.len()],
+    pub(super) progress: Progress,
 }
 
 /// Says what was there before, too.
@@ -85,6 +89,19 @@ fn put_resource(
     }
 }
 
+// === impl Update ===
+
+impl Update {
+    /// The newest of the API server's that it tells of, if they are numbers.
+    fn version(&self) -> Option<u64> {
+        match self {
+            Self::Replaced(items) => items.iter().filter_map(Item::number).max(),
+            Self::Read(version) => Some(*version),
+            Self::Applied(item) | Self::Deleted(item) => item.number(),
+        }
+    }
+}
+
 // === impl Index ===
 
 impl Index {
@@ -111,7 +128,8 @@ impl Index {
     /// Takes an update of the kind at this index of [`KINDS`].
     pub(super) fn absorb(&mut self, kind: usize, update: Update, tracker: &mut Tracker) -> Change {
         let name = KINDS[kind].name;
-        match update {
+        let version = update.version();
+        let change = match update {
             Update::Replaced(items) => {
                 let first = !std::mem::replace(&mut self.synced[kind], true);
                 let mut change = if first { Change::Matters } else { Change::Nothing };
@@ -126,7 +144,14 @@ impl Index {
             }
             Update::Applied(item) => self.apply(name, item, tracker),
             Update::Deleted(item) => self.remove(name, &item.key, tracker),
+            Update::Read(_) => Change::Nothing,
+        };
+        match version {
+            Some(version) if change == Change::Matters => self.progress.changed(name, version),
+            Some(version) => self.progress.read(name, version),
+            None => {}
         }
+        change
     }
 
     fn apply(&mut self, kind: &'static str, item: Item, tracker: &mut Tracker) -> Change {

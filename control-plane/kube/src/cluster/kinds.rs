@@ -173,6 +173,15 @@ fn prune(value: &mut Value) {
     }
 }
 
+// === impl Item ===
+
+impl Item {
+    /// Its version, to be compared with others of its kind.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.version.parse().ok()
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {

@@ -103,7 +103,7 @@ impl Stream {
                 Ok(Listed::Objects { items, version, api }) => {
                     absences = 0;
                     lists += 1;
-                    self.listed(items, lists).await;
+                    self.listed(items, &version, lists).await;
                     self.follow(api, version, &mut retry).await;
                 }
                 Ok(Listed::Absent) => {
@@ -120,10 +120,13 @@ impl Stream {
         &KINDS[self.kind]
     }
 
-    async fn listed(&self, items: Vec<Item>, lists: u64) {
+    async fn listed(&self, items: Vec<Item>, version: &str, lists: u64) {
         let objects = items.len();
         // Nobody listens any more: the loop ends.
         let _ = self.updates.send((self.kind, Update::Replaced(items))).await;
+        if let Ok(version) = version.parse() {
+            let _ = self.updates.send((self.kind, Update::Read(version))).await;
+        }
         self.status.update(self.kind, |status| {
             status.synced = true;
             status.absent = false;
@@ -269,12 +272,16 @@ impl Stream {
                 }
                 WatchEvent::Error(status) => return Failure::Refused(status).ended(),
             };
+            self.heard();
             if let Update::Applied(item) | Update::Deleted(item) = &update
                 && !item.version.is_empty()
             {
+                // Somebody in between repeats what was told: it may be of an object that is gone, or another by now.
+                if item.number().is_some_and(|told| version.parse().is_ok_and(|known: u64| told <= known)) {
+                    continue;
+                }
                 version.clone_from(&item.version);
             }
-            self.heard();
             if self.updates.send((self.kind, update)).await.is_err() {
                 return Ended::Closed;
             }

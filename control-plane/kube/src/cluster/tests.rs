@@ -8,6 +8,7 @@ use super::*;
 use crate::pod::Carrier;
 use server::Server;
 
+mod mangled;
 mod random;
 mod server;
 
@@ -35,6 +36,12 @@ struct Cluster {
 
 impl Cluster {
     fn new(server: Server) -> Self {
+        let client = server.client();
+        Self::with(server, client)
+    }
+
+    /// Whose source asks the server by way of `client`.
+    fn with(server: Server, client: Client) -> Self {
         let (snapshots, problems) = (watch::Sender::new(Arc::default()), watch::Sender::new(Vec::new()));
         let (derived, namespaces) = (watch::Sender::new(None), watch::Sender::new(Store::default()));
         let settings = watch::Sender::new(Settings { trust_domain: "cluster.local".to_owned(), ..Settings::default() });
@@ -45,7 +52,7 @@ impl Cluster {
             derived: derived.subscribe(),
             namespaces: namespaces.subscribe(),
             task: tokio::spawn(watch(
-                server.client(),
+                client,
                 settings.subscribe(),
                 Sinks { snapshots, problems, derived, namespaces },
                 status.clone(),
@@ -244,6 +251,7 @@ async fn a_watch_goes_on_where_it_was() {
     cluster.server.asked(SERVICES);
     sleep(Duration::from_secs(30)).await;
     let bookmark = json!({ "kind": "Service", "apiVersion": "v1", "metadata": { "resourceVersion": "77" } });
+    cluster.server.skip_to(77);
     cluster.server.tell(SERVICES, &json!({ "type": "BOOKMARK", "object": bookmark }));
     sleep(Duration::from_secs(5)).await;
     assert_eq!(cluster.kind("Service").silence(), Some(Duration::from_secs(5)));

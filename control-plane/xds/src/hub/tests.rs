@@ -1,4 +1,9 @@
-use outrigger_model::{Resource, TypeSet};
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use outrigger_model::{Progress, Resource, TypeSet};
 use outrigger_wire::names::type_url::{ENDPOINT, SERVICE};
 
 use super::*;
@@ -55,6 +60,26 @@ fn only_whom_it_concerns_is_told() {
     hub.publish(snapshot(4, &["shop/b=3", "shop/c=1", "shop/d=1"]));
     assert_eq!(mail(&hub, 4), (["shop/a", "shop/b", "shop/b", "shop/d"].map(str::to_owned).to_vec(), 4));
     assert_eq!(mail(&hub, 5), (["shop/b", "shop/b"].map(str::to_owned).to_vec(), 4));
+}
+
+#[test]
+fn who_knows_more_waits_until_this_replica_has_read_it() {
+    let read = |version| {
+        let mut progress = Progress::default();
+        progress.read("Service", version);
+        let snapshot = MeshSnapshot::clone(&snapshot(1, &["shop/a=1"]));
+        Arc::new(MeshSnapshot { progress: Arc::new(progress), ..snapshot })
+    };
+    let hub = Hub::default();
+    hub.publish(read(5));
+    let (mut behind, mut level) = (pin!(hub.covers("Service=7")), pin!(hub.covers("Service=5")));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert_eq!(level.as_mut().poll(&mut cx), Poll::Ready(()));
+    for (version, waits) in [(5, true), (6, true), (7, false)] {
+        // Nothing else is new.
+        hub.publish(read(version));
+        assert_eq!(behind.as_mut().poll(&mut cx).is_pending(), waits, "{version}");
+    }
 }
 
 #[test]

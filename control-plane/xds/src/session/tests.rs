@@ -171,6 +171,17 @@ fn inbound_is_its_own_unless_shared() {
 }
 
 #[test]
+fn a_version_is_what_replicas_can_compare() {
+    let mut session = session(&[], false).session;
+    let mut snapshot = MeshSnapshot { generation: 7, ..MeshSnapshot::default() };
+    session.advance(&snapshot);
+    assert_eq!(session.version(), "7", "of a source without versions");
+    Arc::make_mut(&mut snapshot.progress).changed("Pod", 90);
+    session.advance(&snapshot);
+    assert_eq!(session.version(), "Pod=90");
+}
+
+#[test]
 fn the_node_is_named_once() {
     let mut session = session(&[], false).session;
     session.name_node("web-1".to_owned());

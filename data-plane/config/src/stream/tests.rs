@@ -59,6 +59,8 @@ type Answers = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 struct Conversation {
     requests: Streaming<DeltaDiscoveryRequest>,
     answers: Answers,
+    /// What it must not be older than.
+    known: String,
 }
 
 struct Discovery(mpsc::Sender<Conversation>);
@@ -83,7 +85,9 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         authenticate(&request)?;
         let (answers, answered) = mpsc::channel(16);
-        let conversation = Conversation { requests: request.into_inner(), answers };
+        let known = request.metadata().get(NOT_OLDER_THAN).map(|known| known.to_str().unwrap().to_owned());
+        let known = known.unwrap_or_default();
+        let conversation = Conversation { requests: request.into_inner(), answers, known };
         self.0.send(conversation).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(answered)))
     }
@@ -165,6 +169,7 @@ impl Conversation {
             type_url: kind.url().into(),
             nonce: nonce.into(),
             resources,
+            system_version_info: format!("Service={nonce} Pod=9"),
             ..Default::default()
         };
         self.answers.send(Ok(response)).await.unwrap();
@@ -214,6 +219,7 @@ async fn connects_follows_and_resumes() {
     // The controller goes; what is known stays known.
     drop(first);
     let mut second = conversations.recv().await.unwrap();
+    assert_eq!(second.known, "Service=5 Pod=9");
     let request = second.subscribed(Kind::Trust, &["*"]).await;
     assert_eq!(request.initial_resource_versions["cluster.local"], "1");
     assert!(request.node.is_some());

@@ -10,12 +10,17 @@ use crate::cluster::{
 /// Longer than any pause of a watch.
 const SETTLED: Duration = Duration::from_secs(180);
 
-fn path(kind: usize) -> String {
+/// With time that only moves when all wait.
+pub(super) fn paused(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(test);
+}
+
+pub(super) fn path(kind: usize) -> String {
     KINDS[kind].path(KINDS[kind].versions[0])
 }
 
 /// An object comes, changes or goes; who watches is told, or is cut off and finds out where the watch begins anew.
-fn happens(server: &Server, numbers: &mut Numbers) {
+pub(super) fn happens(server: &Server, numbers: &mut Numbers) {
     let (kind, value) = object(numbers);
     let (key, path) = (item(kind, value.clone()).key, path(kind));
     if !numbers.often() {
@@ -30,7 +35,7 @@ fn happens(server: &Server, numbers: &mut Numbers) {
 }
 
 /// What one derives that knows nothing but what the server has now.
-fn from_nothing(cluster: &Cluster) -> Derived {
+pub(super) fn from_nothing(cluster: &Cluster) -> Derived {
     let (mut index, mut tracker) = (Index::new(), Tracker::default());
     for kind in 0..KINDS.len() {
         let objects = cluster.server.objects(&path(kind));
@@ -67,29 +72,31 @@ async fn trouble(server: &Server, numbers: &mut Numbers) {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn whatever_happens() {
-    for seed in 0..40 {
-        let mut numbers = Numbers(seed);
-        let mut cluster = Cluster::new(Server::new());
-        for round in 0..4 {
-            for _ in 0..30 {
-                match numbers.below(12) {
-                    0 => trouble(&cluster.server, &mut numbers).await,
-                    1 => {
-                        let root = numbers.one(&["a root", "another root"]).to_owned();
-                        cluster.settings.send_modify(|settings| settings.roots = vec![root.into()]);
-                    }
-                    // Several at a time, or while something is being derived.
-                    2..9 => happens(&cluster.server, &mut numbers),
-                    _ => sleep(Duration::from_millis(numbers.below(30) as u64)).await,
+#[test]
+fn whatever_happens() {
+    outrigger_replay::seeds(40, |seed| paused(with(seed)));
+}
+
+async fn with(seed: u64) {
+    let mut numbers = Numbers(seed);
+    let mut cluster = Cluster::new(Server::new());
+    for round in 0..4 {
+        for _ in 0..30 {
+            match numbers.below(12) {
+                0 => trouble(&cluster.server, &mut numbers).await,
+                1 => {
+                    let root = numbers.one(&["a root", "another root"]).to_owned();
+                    cluster.settings.send_modify(|settings| settings.roots = vec![root.into()]);
                 }
+                // Several at a time, or while something is being derived.
+                2..9 => happens(&cluster.server, &mut numbers),
+                _ => sleep(Duration::from_millis(numbers.below(30) as u64)).await,
             }
-            sleep(SETTLED).await;
-            let derived = cluster.derived.borrow_and_update().clone().unwrap();
-            let context = format!("seed {seed}, round {round}");
-            assert_same(&derived, &from_nothing(&cluster), &context);
-            assert_eq!(**cluster.snapshots.borrow(), *derived.snapshot, "{context}");
         }
+        sleep(SETTLED).await;
+        let derived = cluster.derived.borrow_and_update().clone().unwrap();
+        let context = format!("seed {seed}, round {round}");
+        assert_same(&derived, &from_nothing(&cluster), &context);
+        assert_eq!(**cluster.snapshots.borrow(), *derived.snapshot, "{context}");
     }
 }

@@ -16,7 +16,7 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 #[derive(Clone, Default)]
 pub(super) struct Server(Arc<Mutex<State>>);
@@ -63,14 +63,18 @@ impl Server {
                 if silent {
                     std::future::pending::<()>().await;
                 }
-                let mut state = server.0.lock().unwrap();
-                if state.away {
-                    return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
-                }
-                Ok(state.answer(&request))
+                server.answer(&request)
             }
         });
         Client::new(service, "default")
+    }
+
+    pub(super) fn answer(&self, request: &Request<Body>) -> io::Result<Answer> {
+        let mut state = self.state();
+        if state.away {
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+        }
+        Ok(state.answer(request))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -142,6 +146,11 @@ impl Server {
         state.oldest = state.version;
     }
 
+    /// Much was written that nobody here watches.
+    pub(super) fn skip_to(&self, version: u64) {
+        self.state().version = version;
+    }
+
     /// Sends an event to those who watch.
     pub(super) fn tell(&self, path: &str, event: &Value) {
         if let Some(watches) = self.state().watches.get_mut(path) {
@@ -208,7 +217,7 @@ fn full(code: u16, body: &Value) -> Answer {
     response
 }
 
-fn failure(code: u16) -> Answer {
+pub(super) fn failure(code: u16) -> Answer {
     full(code, &json!({ "kind": "Status", "status": "Failure", "code": code, "message": "told to fail", "reason": "" }))
 }
 
