@@ -49,7 +49,7 @@ impl Kind {
 // === impl Api ===
 
 impl Api {
-    pub(crate) fn new(inputs: Inputs) -> Self {
+    pub(crate) fn new(inputs: &Inputs) -> Self {
         // A version 0 is none to Kubernetes.
         let first = |changed| Version { inputs: Arc::new(inputs.clone()), changed };
         Self { log: vec![first([0; KINDS.len()]), first([1; KINDS.len()])] }

@@ -31,7 +31,7 @@ pub(crate) fn begin(random: &mut SmallRng) -> Api {
     inputs.workloads = vec![pod(ROCK_POD, "10.0.0.10")];
     inputs.workloads.extend(PROXIES.iter().zip(1..).map(|(name, last)| pod(name, &format!("10.0.0.{last}"))));
     inputs.endpoints = vec![endpoint(ROCK, ROCK_POD), endpoint(SHARED, PROXIES[2])];
-    let mut api = Api::new(inputs);
+    let mut api = Api::new(&inputs);
     for _ in 0..20 {
         something(&mut api, random);
     }
@@ -41,8 +41,8 @@ pub(crate) fn begin(random: &mut SmallRng) -> Api {
 /// One write.
 pub(crate) fn something(api: &mut Api, random: &mut SmallRng) {
     match random.random_range(0..16) {
-        0..2 => api.write(Kind::Service, |inputs| grow_service(inputs)),
-        2..4 => api.write(Kind::Pod, |inputs| grow_pod(inputs)),
+        0..2 => api.write(Kind::Service, grow_service),
+        2..4 => api.write(Kind::Pod, grow_pod),
         4..7 => api.write(Kind::Service, |inputs| change_service(inputs, random)),
         7..9 => api.write(Kind::Pod, |inputs| change_pod(inputs, random)),
         9..12 => api.write(Kind::EndpointSlice, |inputs| change_endpoint(inputs, random)),

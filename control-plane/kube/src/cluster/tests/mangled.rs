@@ -90,8 +90,9 @@ impl Mangler {
         let body = if is_watch && parts.status.is_success() {
             StreamBody::new(self.clone().watch(lines)).boxed_unsync()
         } else {
-            let cut = self.below(6) == 0;
-            StreamBody::new(lines.map(move |text| if cut { half(&text) } else { Ok(Frame::data(text)) })).boxed_unsync()
+            let (cut, in_order) = (self.below(6) == 0, self.below(2) == 0);
+            StreamBody::new(lines.map(move |text| if cut { half(&text, in_order) } else { Ok(Frame::data(text)) }))
+                .boxed_unsync()
         };
         Ok(Response::from_parts(parts, body))
     }
@@ -134,7 +135,7 @@ impl Mangler {
                     out.extend(told.iter().rev().nth(back).cloned().map(|line| Ok(Frame::data(line))));
                 }
                 Fate::Cut(in_order) => {
-                    out = vec![if in_order { Ok(Frame::data(line.slice(..line.len() / 2))) } else { half(&line) }];
+                    out = vec![half(&line, in_order)];
                     over = true;
                 }
                 Fate::Lost => std::future::pending().await,
@@ -150,13 +151,9 @@ impl Mangler {
     }
 }
 
-fn half(text: &Bytes) -> io::Result<Frame<Bytes>> {
-    // The rest of it never comes.
-    if text.len() % 2 == 0 {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    } else {
-        Ok(Frame::data(text.slice(..text.len() / 2)))
-    }
+/// The rest of it never comes.
+fn half(text: &Bytes, in_order: bool) -> io::Result<Frame<Bytes>> {
+    if in_order { Ok(Frame::data(text.slice(..text.len() / 2))) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 fn whole(answer: Answer) -> Response<UnsyncBoxBody<Bytes, io::Error>> {
