@@ -17,6 +17,12 @@ use crate::{
 /// How long it takes a latency that was seen to count half.
 const HALF_LIFE_MS: f32 = 5_000.0;
 
+/// One slow answer, of a lost packet perhaps, is no reason to leave an endpoint alone for many half-lives: after so long one
+/// request asks whether it is still slow, or after so many times what it took, so that it costs callers no more than this share
+/// of their time.
+const BELIEVED: Duration = Duration::from_secs(5);
+const BELIEVED_TIMES: f32 = 20.0;
+
 /// Differences below this are noise (seconds). Also what an endpoint of which nothing is remembered takes.
 const NOISE: f32 = 0.000_5;
 
@@ -93,10 +99,12 @@ impl Endpoint {
         1.0 + self.in_flight() as f32 / share
     }
 
-    /// Seconds that it takes lately; less the longer ago that was, so that a slow one is tried again.
+    /// Seconds that it takes lately; less the longer ago that was. `None` if nothing is known of it, or nothing that is
+    /// believed and nobody is just asking.
     pub(super) fn latency(&self, now: u64) -> Option<f32> {
         let packed = self.live.latency.load(Relaxed);
-        (packed != 0).then(|| NOISE + decayed(packed, now))
+        let known = packed != 0 && (is_believed(packed, now) || self.in_flight() > 0);
+        known.then(|| NOISE + decayed(packed, now))
     }
 
     /// Takes in a latency: a higher one at once, a lower one slowly.
@@ -104,14 +112,14 @@ impl Endpoint {
         let took = took.as_secs_f32();
         let next = |packed: u64| {
             let remembered = decayed(packed, now);
-            let seconds = if took >= remembered {
+            let next = if took >= remembered || !is_believed(packed, now) {
                 took
             } else {
-                let share = remembered / f32::from_bits((packed >> 32) as u32).max(f32::MIN_POSITIVE);
+                let share = remembered / seconds(packed).max(f32::MIN_POSITIVE);
                 remembered + took * (1.0 - share)
             };
             // At least one bit, so that it differs from "never seen".
-            Some(u64::from(seconds.to_bits()) << 32 | u64::from(millis(now).max(1)))
+            Some(u64::from(next.to_bits()) << 32 | u64::from(millis(now).max(1)))
         };
         // The closure always gives a value, so this never fails.
         let _ = self.live.latency.fetch_update(Relaxed, Relaxed, next);
@@ -201,11 +209,23 @@ impl Endpoint {
 
 /// What is left of a remembered latency.
 fn decayed(packed: u64, now: u64) -> f32 {
-    let seconds = f32::from_bits((packed >> 32) as u32);
+    seconds(packed) * (-(age_ms(packed, now) as f32) / HALF_LIFE_MS).exp2()
+}
+
+/// Whether it is too early to ask again.
+fn is_believed(packed: u64, now: u64) -> bool {
+    let age = age_ms(packed, now) as f32 / 1_000.0;
+    age < BELIEVED.as_secs_f32() || age < BELIEVED_TIMES * seconds(packed)
+}
+
+fn seconds(packed: u64) -> f32 {
+    f32::from_bits((packed >> 32) as u32)
+}
+
+fn age_ms(packed: u64, now: u64) -> u32 {
     let age = millis(now).wrapping_sub(packed as u32);
     // Two threads may disagree by a moment; a clock behind the memory is no age of 49 days.
-    let age = if age > u32::MAX / 2 { 0 } else { age };
-    seconds * (-(age as f32) / HALF_LIFE_MS).exp2()
+    if age > u32::MAX / 2 { 0 } else { age }
 }
 
 /// Milliseconds, wrapping after 49 days.

@@ -41,7 +41,8 @@ impl Bench {
     fn new(balancer: Balancer, specs: Vec<EndpointSpec>) -> Self {
         let policy = policy(balancer);
         let set = EndpointSet::build(specs, None, &policy);
-        Self { policy, set, now: Instant::now(), dice: SmallRng::seed_from_u64(7), zone: "" }
+        // Of our clock there is nothing before its first use, which may be another test's at this moment.
+        Self { policy, set, now: Instant::now() + SECOND, dice: SmallRng::seed_from_u64(7), zone: "" }
     }
 
     fn rebuild(&mut self, specs: Vec<EndpointSpec>) {
@@ -130,10 +131,58 @@ fn the_less_busy_and_the_faster_are_preferred() {
     // Neutral says nothing: neither fast nor slow.
     bench.use_one(0, 10 * SECOND, Outcome::Neutral);
     assert_eq!(bench.spread(100)["shop/000"], 100);
-    // A peak is forgotten, so that the slow one is tried again; both get the same in the end.
+    // A peak is forgotten, so that the slow one is tried again.
     bench.now += 120 * SECOND;
     bench.use_one(0, Duration::from_millis(10), Outcome::Success);
-    assert_eq!(bench.spread(100)["shop/001"], 100);
+    assert_eq!(bench.spread(100).len(), 2);
+}
+
+/// When the second of two endpoints was used in a minute and a half of 100 requests a second, of which the first always takes
+/// a millisecond.
+fn uses(seed: u64, took: impl Fn(Duration) -> Duration) -> Vec<Duration> {
+    let mut bench = Bench::new(Balancer::LeastRequest, specs(2));
+    bench.dice = SmallRng::seed_from_u64(seed);
+    let begun = bench.now;
+    let (mut uses, mut open) = (Vec::new(), Vec::<(Instant, Picked)>::new());
+    for tick in 0..9_000 {
+        bench.now = begun + tick * Duration::from_millis(10);
+        for (end, picked) in open.extract_if(.., |(end, _)| *end <= bench.now) {
+            picked.finish(Outcome::Success, end, &bench.policy, &bench.set);
+        }
+        let (picked, at) = (bench.pick(), bench.now - begun);
+        let second = *picked.endpoint.spec.workload == *"shop/001";
+        uses.extend(second.then_some(at));
+        let took = if second { took(at) } else { Duration::from_millis(1) };
+        open.push((bench.now + took, picked));
+    }
+    uses
+}
+
+/// After a lost packet an endpoint had no request for up to 55 s.
+#[test]
+fn one_slow_answer_is_no_reason_to_leave_an_endpoint_alone_for_long() {
+    for slow in [200, 1_000, 3_000].map(Duration::from_millis) {
+        for seed in 0..20 {
+            // Whatever is asked in these moments.
+            let lost = 10 * SECOND..10 * SECOND + SECOND / 10;
+            let uses = uses(seed, |at| if lost.contains(&at) { slow } else { Duration::from_millis(1) });
+            let gap = uses.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+            let most = (20 * slow).max(5 * SECOND) + slow + 2 * SECOND;
+            assert!(gap > 4 * SECOND && gap < most, "seed {seed}: {gap:?} after {slow:?}");
+            let after = uses.iter().filter(|at| **at > 80 * SECOND).count();
+            assert!((300..700).contains(&after), "seed {seed}: {after} of 1,000 after {slow:?}");
+        }
+    }
+}
+
+#[test]
+fn one_that_stays_slow_is_asked_by_one_and_seldom() {
+    for (slow, most) in [(200, 20), (1_000, 6), (10_000, 3)] {
+        for seed in 0..20 {
+            let uses = uses(seed, |_| Duration::from_millis(slow)).len();
+            assert!(uses <= most && (uses > 1 || slow > 1_000), "seed {seed}: {uses} times {slow} ms");
+        }
+    }
 }
 
 #[test]
