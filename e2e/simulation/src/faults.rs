@@ -9,6 +9,9 @@ use crate::api::KINDS;
 /// Of the run, in which things go wrong; all is well again at its end.
 pub(crate) const TROUBLE: Duration = Duration::from_secs(20);
 
+/// A proxy that knows more is kept waiting for 5 s by a replica that lags, and set back then (control-plane/xds).
+const LAG: Duration = Duration::from_secs(4);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Nothing arrives, and nobody is told.
@@ -68,7 +71,8 @@ pub(crate) fn plan(random: &mut SmallRng, proxies: usize, controllers: usize) ->
         }
         plan.extend(windows(random, 3, |_| Fault::Crash { controller }));
         for kind in 0..KINDS.len() {
-            plan.extend(windows(random, 2, |_| Fault::Lag { controller, kind }));
+            let lags = windows(random, 2, |_| Fault::Lag { controller, kind });
+            plan.extend(lags.into_iter().map(|lag| Window { ends: lag.ends.min(lag.begins + LAG), ..lag }));
         }
     }
     for proxy in 0..proxies {
