@@ -102,15 +102,15 @@ impl Proxy {
         different.into_iter().map(|text| format!("{}: {text}", self.name)).collect()
     }
 
-    /// From one moment to the next. Says whether anything is new.
+    /// From one moment to the next.
     ///
     /// # Panics
     /// If something that was there is gone.
-    pub(crate) fn look(&mut self, now: Duration) -> bool {
-        let Some(store) = self.store() else { return false };
+    pub(crate) fn look(&mut self, now: Duration) {
+        let Some(store) = self.store() else { return };
         let snapshot = store.load();
         if snapshot.generation == self.had.generation {
-            return false;
+            return;
         }
         let has = Had::of(&snapshot, now, &self.had);
         let Had { own, trust, service, pod, shared, .. } = self.had;
@@ -119,7 +119,6 @@ impl Proxy {
         assert!((has.service > 0) >= (service > 0) && (has.pod > 0) >= (pod > 0), "{}", context());
         assert!(has.service >= service && has.pod >= pod, "backwards: {}", context());
         self.had = has;
-        true
     }
 
     /// It is gone from one moment to the next. What it hasn't saved is lost.
