@@ -40,10 +40,15 @@ pub(crate) fn all() -> Vec<Case> {
 
 /// A case that needs only what every user of a cluster has.
 const fn case(name: &'static str, run: fn(&crate::Cluster) -> anyhow::Result<()>) -> Case {
-    Case { name, needs_nodes: false, run }
+    Case { name, needs_nodes: false, long: false, run }
+}
+
+/// One that waits for minutes.
+const fn long(name: &'static str, run: fn(&crate::Cluster) -> anyhow::Result<()>) -> Case {
+    Case { name, needs_nodes: false, long: true, run }
 }
 
 /// A case that looks at nodes from outside Kubernetes.
 const fn on_nodes(name: &'static str, run: fn(&crate::Cluster) -> anyhow::Result<()>) -> Case {
-    Case { name, needs_nodes: true, run }
+    Case { name, needs_nodes: true, long: false, run }
 }

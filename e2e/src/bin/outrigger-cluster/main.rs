@@ -28,6 +28,9 @@ struct Args {
     /// Not those whose names contain it.
     #[arg(long)]
     skip: Option<String>,
+    /// Long cases, too.
+    #[arg(long)]
+    long: bool,
     /// Run by a case, within the cluster's network.
     #[arg(long, hide = true)]
     make_changes: Option<usize>,
@@ -39,6 +42,8 @@ struct Case {
     name: &'static str,
     /// It looks at nodes from outside Kubernetes.
     needs_nodes: bool,
+    /// It waits for minutes; there is a shorter case of what it is about, or one without a cluster.
+    long: bool,
     run: fn(&Cluster) -> Result<()>,
 }
 
@@ -69,8 +74,12 @@ fn main() -> ExitCode {
     for (index, case) in chosen.iter().enumerate() {
         let started = Instant::now();
         println!("[{}/{}] {} ...", index + 1, chosen.len(), case.name);
-        if case.needs_nodes && !cluster.has_nodes() {
-            println!("        skipped: it needs access to the nodes");
+        let unfit = [
+            (case.needs_nodes && !cluster.has_nodes()).then_some("it needs access to the nodes"),
+            (case.long && !args.long).then_some("a long one, for --long"),
+        ];
+        if let Some(why) = unfit.into_iter().flatten().next() {
+            println!("        skipped: {why}");
             skipped += 1;
             continue;
         }

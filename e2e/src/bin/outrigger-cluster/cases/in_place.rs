@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     case,
     failure::status,
+    long,
     podinfo::{self, NAMESPACE, Steady},
 };
 use crate::{
@@ -14,23 +15,34 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    case("upgrade: proxies in place under load", in_place),
+    case("upgrade: proxies in place under load", of_caller),
+    long("upgrade: all proxies in place under load", of_all),
     case("upgrade: proxies that can't start are rolled back", rolled_back),
 ];
 
 const NEXT: &str = "outrigger:e2e-next";
 /// Nobody listens there.
 const NOWHERE: &str = "localhost:1/none:none";
+const BACKENDS: &str = "app=backend";
 const PROXIES: [&str; 2] = ["outrigger-sidecar", "outrigger-guard"];
 
+fn of_caller(cluster: &Cluster) -> Result<()> {
+    in_place(cluster, "app=caller")
+}
+
+/// Guards of podinfo's pods wait for more than a minute until its idle connections have ended.
+fn of_all(cluster: &Cluster) -> Result<()> {
+    in_place(cluster, "app")
+}
+
 /// There by a given image, and back by the injector's own.
-fn in_place(cluster: &Cluster) -> Result<()> {
+fn in_place(cluster: &Cluster, selector: &str) -> Result<()> {
     podinfo::open(cluster)?;
-    let before = pods(cluster)?;
+    let before = pods(cluster, selector)?;
     let steady = Steady::start(cluster)?;
-    let there = upgrade(cluster, &["--image", NEXT])?;
+    let there = upgrade(cluster, &["--image", NEXT, "-l", selector])?;
     ensure!(there.0, "{:#}", there.1);
-    let between = pods(cluster)?;
+    let between = pods(cluster, selector)?;
     same_apps(&before, &between)?;
     for (old, new) in before.iter().zip(&between) {
         let name = &new["metadata"]["name"];
@@ -46,9 +58,9 @@ fn in_place(cluster: &Cluster) -> Result<()> {
         );
     }
     steady.goes_on(100)?;
-    let back = upgrade(cluster, &[])?;
+    let back = upgrade(cluster, &["-l", selector])?;
     ensure!(back.0, "{:#}", back.1);
-    let after = pods(cluster)?;
+    let after = pods(cluster, selector)?;
     same_apps(&before, &after)?;
     for (old, new) in before.iter().zip(&after) {
         ensure!(PROXIES.iter().all(|proxy| image(new, proxy) == image(old, proxy)), "{}", new["metadata"]["name"]);
@@ -59,14 +71,14 @@ fn in_place(cluster: &Cluster) -> Result<()> {
 
 fn rolled_back(cluster: &Cluster) -> Result<()> {
     podinfo::open(cluster)?;
-    let before = pods(cluster)?;
+    let before = pods(cluster, BACKENDS)?;
     let steady = Steady::start(cluster)?;
-    let (ok, report) = upgrade(cluster, &["--image", NOWHERE, "-l", "app=backend"])?;
+    let (ok, report) = upgrade(cluster, &["--image", NOWHERE, "-l", BACKENDS])?;
     ensure!(!ok, "it is content with an image that isn't there: {report:#}");
     let results: Vec<String> =
         report["pods"].as_array().context("no pods")?.iter().map(|pod| text(&pod["result"])).collect();
     ensure!(results == ["rolledBack", "planned"], "{report:#}");
-    let after = pods(cluster)?;
+    let after = pods(cluster, BACKENDS)?;
     same_apps(&before, &after)?;
     for (old, new) in before.iter().zip(&after) {
         ensure!(PROXIES.iter().all(|proxy| image(new, proxy) == image(old, proxy)), "{}", new["metadata"]["name"]);
@@ -88,8 +100,8 @@ fn upgrade(cluster: &Cluster, more: &[&str]) -> Result<(bool, Value)> {
 }
 
 /// By name.
-fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
-    let mut pods = cluster.pods(NAMESPACE, "app")?;
+fn pods(cluster: &Cluster, selector: &str) -> Result<Vec<Value>> {
+    let mut pods = cluster.pods(NAMESPACE, selector)?;
     pods.sort_by_key(|pod| text(&pod["metadata"]["name"]));
     Ok(pods)
 }

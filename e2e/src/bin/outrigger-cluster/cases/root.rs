@@ -9,8 +9,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsage
 use serde_json::{Value, json};
 
 use super::{
-    case,
     install::SYSTEM,
+    long,
     podinfo::{self, NAMESPACE, Steady},
 };
 use crate::{
@@ -19,8 +19,8 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    case("root: another is given up before it signs", given_up),
-    case("root: another signs, and the one before leaves, under load", replaced),
+    long("root: another is given up before it signs", given_up),
+    long("root: another signs, and the one before leaves, under load", replaced),
 ];
 
 /// A look of each replica, and of each kubelet.
