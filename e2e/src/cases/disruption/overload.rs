@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use outrigger_testbed::{Load, LoadSpec, Machine, Mesh, Outcome, PodSpec, Spec, probe::wait_until};
 
-use super::{CALLER, after_second, flawless, service};
+use super::{CALLER, after_second, all_accept, flawless, service};
 use crate::raw::{Message, PATIENCE, Server, Wire};
 
 /// What holds its requests until it is told to answer.
@@ -30,6 +30,8 @@ type Gate = Arc<(Mutex<bool>, Condvar)>;
 
 pub(super) fn overload(machine: &Machine) -> Result<()> {
     let mesh = start(machine)?;
+    // Each proxy counts for itself: a call that a shared proxy carried would leave place for one more in the sidecar.
+    all_accept(&mesh, &[CALLER])?;
     requests(&mesh).context("requests")?;
     connections(&mesh).context("opaque connections")?;
     under_load(&mesh).context("under load")
