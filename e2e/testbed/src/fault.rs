@@ -126,7 +126,8 @@ pub fn run(fault: Fault) -> Result<Kill> {
     }
 }
 
-fn killed(process: Pid) -> Result<Kill> {
+/// Kills a process, and returns once it is gone.
+pub fn killed(process: Pid) -> Result<Kill> {
     let sent = now_us();
     kill(process, Signal::SIGKILL).context("SIGKILL")?;
     let gone = PathBuf::from(format!("/proc/{process}"));

@@ -6,18 +6,15 @@ use std::{
     ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use outrigger_testbed::{Kill, Load, LoadSpec, machine::binary, now_us};
+use nix::unistd::Pid;
+use outrigger_testbed::{Kill, Load, LoadSpec, fault, machine::binary};
 use serde_json::Value;
 
 use crate::changes::Change;
@@ -263,14 +260,7 @@ impl Cluster {
 
     /// Kills a container's process and says when.
     pub(crate) fn kill(&self, namespace: &str, pod: &str, container: &str) -> Result<Kill> {
-        let pid = self.process(namespace, pod, container)?;
-        let sent = now_us();
-        kill(pid, Signal::SIGKILL).context("SIGKILL")?;
-        let gone = Path::new("/proc").join(pid.to_string());
-        while gone.exists() {
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(Kill { sent, gone: now_us() })
+        fault::killed(self.process(namespace, pod, container)?)
     }
 }
 
