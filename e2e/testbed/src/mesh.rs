@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use outrigger_wire::names::ports;
 use rand::Rng;
+use serde_json::Value;
 
 use crate::{
     controller::Controller,
@@ -24,6 +25,8 @@ use crate::{
 
 /// Reading a folder takes far less.
 const START: Duration = Duration::from_secs(15);
+/// New versions are on trial for ten seconds.
+const TRIAL: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub struct Mesh {
@@ -113,6 +116,14 @@ impl Mesh {
     pub fn kill_controller(&mut self) -> Result<()> {
         let mut controller = self.controller.take().context("no controller to kill")?;
         controller.kill()
+    }
+
+    /// Waits until nothing that a sidecar was sent is on trial any more: until then two deaths are that's fault.
+    pub fn proven(&self, pod: &str) -> Result<()> {
+        let namespace = &self.pod(pod)?.namespace;
+        let dump =
+            || serde_json::from_str::<Value>(&probe::get(namespace, ports::ADMIN, "/config_dump").ok()?.body).ok();
+        wait_until("the end of a trial", TRIAL, || dump().is_some_and(|it| it["status"]["on_trial"] == 0)).map(drop)
     }
 
     /// Kills the sidecar of a pod, or a shared proxy.

@@ -1,8 +1,6 @@
 //! An object that kills every proxy that takes it in: a sidecar dies of it twice and goes on with the version before, a shared
 //! proxy has another process die in its place.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{
     Machine, Mesh, PodSpec, now_us,
@@ -16,8 +14,6 @@ use crate::raw::PATIENCE;
 
 const SWITCH: &str = "OUTRIGGER_TEST_POISON";
 const POISON: &str = "hemlock";
-/// A trial takes ten seconds.
-const TRIAL: Duration = Duration::from_secs(30);
 
 pub(super) fn poison(machine: &Machine) -> Result<()> {
     let mut caller = PodSpec::new(CALLER);
@@ -88,8 +84,7 @@ fn pid(mesh: &mut Mesh) -> Result<u32> {
 
 /// Waits until nothing is on trial any more.
 pub(super) fn proven(mesh: &Mesh, pod: &str) -> Result<()> {
-    let over = || status(mesh, pod).is_some_and(|it| it["on_trial"] == 0);
-    wait_until("the end of the first trial", TRIAL, over).map(drop)
+    mesh.proven(pod)
 }
 
 /// Of its configuration client.

@@ -17,6 +17,7 @@ const RATE: u32 = 200;
 
 pub(crate) fn one_killed(stage: &mut Stage) -> Result<()> {
     let load = stage.load(shop::FRONT, shop::CATALOG, RATE)?;
+    stage.mesh.proven(shop::FRONT)?;
     let sidecar = stage.mesh.kill_sidecar(shop::FRONT)?;
     stage.observe(Duration::from_secs(1));
     let shared = stage.mesh.kill_sidecar(shop::SHARED)?;
