@@ -6,9 +6,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, process::Command, time
 use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Machine, Mesh, Outcome, PodSpec, Spec, now_us, probe::wait_until};
 
-use super::{
-    CALLER, SHARED, SHOP, after_second, all_accept, answered_by, flawless, load, mesh_of, poison::proven, service,
-};
+use super::{CALLER, SHARED, SHOP, after_second, all_accept, answered_by, flawless, load, mesh_of, service};
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -68,7 +66,7 @@ pub(super) fn no_authority(machine: &Machine) -> Result<()> {
     answered_by(&load, "v1", begin)?;
     // Two deaths are the configuration's fault as long as that is new.
     for pod in [CALLER, "shop/app"] {
-        proven(&mesh, pod)?;
+        mesh.proven(pod)?;
     }
     mesh.kill_controller()?;
     clock.set(14 * HOUR)?;

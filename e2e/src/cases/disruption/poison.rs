@@ -26,7 +26,7 @@ pub(super) fn poison(machine: &Machine) -> Result<()> {
     let from = mesh.write("route.yaml", &route("v1"))?;
     let load = load(&mesh, 200, false, 20)?;
     answered_by(&load, "v1", from)?;
-    proven(&mesh, CALLER)?;
+    mesh.proven(CALLER)?;
 
     mesh.write("route.yaml", &poisonous("v2"))?;
     for death in ["first", "second"] {
@@ -80,11 +80,6 @@ fn pid(mesh: &mut Mesh) -> Result<u32> {
     let process = mesh.pod_mut(SHARED)?.sidecar.as_mut().context("no shared proxy")?;
     ensure!(process.is_running(), "the shared proxy is dead");
     Ok(process.pid())
-}
-
-/// Waits until nothing is on trial any more.
-pub(super) fn proven(mesh: &Mesh, pod: &str) -> Result<()> {
-    mesh.proven(pod)
 }
 
 /// Of its configuration client.
