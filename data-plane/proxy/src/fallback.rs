@@ -29,7 +29,7 @@ use crate::{
 
 mod choice;
 
-use choice::{Candidate, Failures, rank};
+use choice::{Candidate, Seen, rank};
 
 /// Opens tunnels to shared proxies. One per process.
 pub struct Fallback {
@@ -38,7 +38,7 @@ pub struct Fallback {
     mark: Option<u32>,
     zone: String,
     turn: AtomicUsize,
-    failures: Failures,
+    seen: Seen,
 }
 
 /// Why there is no tunnel. The owner's policy decides what that means for the connection.
@@ -70,7 +70,7 @@ impl Fallback {
     pub fn new(store: Arc<Store>, tls: Arc<MeshTls>, mark: Option<u32>, zone: String) -> Self {
         // Proxies that start together don't all begin with the same shared proxy.
         let turn = AtomicUsize::new(usize::from(rand::random::<u16>()));
-        Self { store, tls, mark, zone, turn, failures: Failures::default() }
+        Self { store, tls, mark, zone, turn, seen: Seen::new() }
     }
 
     /// Opens a tunnel to a shared proxy and announces what will follow. Tries others when one doesn't answer, for at
@@ -91,9 +91,10 @@ impl Fallback {
             }
             let limit = if at + 1 < candidates.len() { ATTEMPT.min(rest) } else { rest };
             tried += 1;
+            let began = Instant::now();
             match timeout(limit, self.dial(candidate, &frame)).await {
                 Ok(Ok(tunnel)) => {
-                    self.failures.forget(candidate.address);
+                    self.seen.opened(candidate.address, began.elapsed(), Instant::now());
                     return Ok(tunnel);
                 }
                 Ok(Err(DialError::NoCertificate)) => return Err(FallbackError::NoCertificate),
@@ -101,7 +102,7 @@ impl Fallback {
                 Err(_) => last = io::ErrorKind::TimedOut.into(),
             }
             tracing::debug!(address = %candidate.address, error = %last, "a shared proxy doesn't answer");
-            self.failures.remember(candidate.address, Instant::now());
+            self.seen.failed(candidate.address, Instant::now());
         }
         Err(FallbackError::Unreachable { tried, last })
     }
@@ -126,7 +127,7 @@ impl Fallback {
             return Err(FallbackError::NoSharedProxy);
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        rank(&mut candidates, turn, &self.failures.current(Instant::now()));
+        rank(&mut candidates, turn, &self.seen.shunned(Instant::now()));
         Ok(candidates)
     }
 
