@@ -45,22 +45,10 @@ async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: S
     let destination = header.destination();
     // The pod whose guard this is, as TLS over TCP shows it; the header's addresses are the guard's word alone.
     let pod = source.ip().to_canonical();
-    let (shares, limit) = (&worker.engine.shares, worker.engine.limits.per_identity);
-    let share = shares.admit(&guard, limit);
-    // Who is over its share is told so, as long as that doesn't take too much either.
-    let told = if share.is_none() { shares.admit(&guard, limit + (limit / 8).max(LEAST_TOLD)) } else { None };
-    if share.is_none() {
-        worker.engine.metrics.connection_shed();
-        tracing::debug!(%guard, limit, "too many connections of one identity");
-    }
+    let Some(_share) = worker.engine.shares.admit(&guard, worker.engine.limits.per_identity) else {
+        return shed(worker, stream, guard, pod, header).await;
+    };
     match header {
-        // A meshed caller takes a closed connection for what it is, and goes elsewhere.
-        _ if share.is_none() && told.is_none() => {}
-        GuardHeader::InboundMesh { .. } | GuardHeader::InboundPlain { .. } if share.is_none() => {}
-        GuardHeader::Outbound { .. } if share.is_none() => {
-            let caller = Caller { identity: Some(guard), address: pod, acting: true };
-            outbound::turn_away(worker, stream, caller, destination).await;
-        }
         GuardHeader::Outbound { .. } => {
             if leads_here(worker, destination.ip()) || is_shared(worker, destination) {
                 return tracing::warn!(%guard, %destination, "refused: it leads to the shared proxy itself");
@@ -81,6 +69,18 @@ async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: S
             inbound::serve_plain(worker, stream, app, source.ip(), destination).await;
         }
     }
+}
+
+/// An identity is over its share. It is told so, as long as that doesn't take too much either.
+async fn shed<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, pod: IpAddr, header: GuardHeader) {
+    let limit = worker.engine.limits.per_identity;
+    worker.engine.metrics.connection_shed();
+    tracing::debug!(%guard, limit, "too many connections of one identity");
+    // A meshed caller takes a closed connection for what it is, and goes elsewhere.
+    let GuardHeader::Outbound { destination, .. } = header else { return };
+    let Some(_told) = worker.engine.shares.admit(&guard, limit + (limit / 8).max(LEAST_TOLD)) else { return };
+    let caller = Caller { identity: Some(guard), address: pod, acting: true };
+    outbound::turn_away(worker, stream, caller, destination).await;
 }
 
 /// The pod that the guard speaks for: its own, by identity and by the address that it connects from. Pods must
