@@ -18,6 +18,7 @@ use crate::{
     raw::{PATIENCE, Wire, every},
 };
 
+mod busy;
 mod clock;
 mod dns;
 mod kills;
@@ -47,6 +48,8 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/resets", run: loss::resets },
     Case { name: "disruption/overload", run: overload::overload },
     Case { name: "disruption/shares", run: shares::fair },
+    Case { name: "disruption/crowd", run: shares::crowd },
+    Case { name: "disruption/busy", run: busy::avoided },
     Case { name: "disruption/kills-on-the-wire", run: wire::kills },
     Case { name: "disruption/clocks", run: clock::differ },
     Case { name: "disruption/no-authority", run: clock::no_authority },

@@ -107,13 +107,8 @@ pub fn run(fault: Fault) -> Result<Kill> {
             Ok(Kill { sent, gone })
         }
         Fault::Starve { proxy, seconds } => {
-            let (process, sent, start) = (process(proxy)?, now_us(), Instant::now());
-            while start.elapsed() < Duration::from_secs(seconds) {
-                kill(process, Signal::SIGSTOP).context("SIGSTOP")?;
-                thread::sleep(PERIOD - SHARE);
-                kill(process, Signal::SIGCONT).context("SIGCONT")?;
-                thread::sleep(SHARE);
-            }
+            let (sent, start) = (now_us(), Instant::now());
+            starve(process(proxy)?, || start.elapsed() < Duration::from_secs(seconds))?;
             Ok(Kill { sent, gone: sent })
         }
         Fault::Cut { seconds, percent, port } => {
@@ -124,6 +119,17 @@ pub fn run(fault: Fault) -> Result<Kill> {
             Ok(Kill { sent, gone: sent })
         }
     }
+}
+
+/// Lets a process have a tenth of one processor for as long as that is wanted.
+pub fn starve(process: Pid, wanted: impl Fn() -> bool) -> Result<()> {
+    while wanted() {
+        kill(process, Signal::SIGSTOP).context("SIGSTOP")?;
+        thread::sleep(PERIOD - SHARE);
+        kill(process, Signal::SIGCONT).context("SIGCONT")?;
+        thread::sleep(SHARE);
+    }
+    Ok(())
 }
 
 /// Kills a process, and returns once it is gone.

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use outrigger_testbed::{Machine, Mesh, PodSpec, Proxies, Spec, probe::wait_until};
+use outrigger_testbed::{Load, LoadSpec, Machine, Mesh, Outcome, PodSpec, Proxies, Spec, probe::wait_until};
 
-use super::service;
+use super::{after_second, flawless, service};
 use crate::raw::{PATIENCE, Wire};
 
 const GREEDY: &str = "shop/greedy";
@@ -15,6 +15,9 @@ const OPAQUE: &str = "10.96.3.11";
 const SHARE: usize = 20;
 /// Fewer than those over its share that are still answered, if all were open at once.
 const BEYOND: usize = 10;
+/// Connections of a crowd, and how many of them come in a second.
+const CROWD: usize = 10_000;
+const CROWD_RATE: u32 = 1000;
 
 pub(super) fn fair(machine: &Machine) -> Result<()> {
     let mesh = start(machine)?;
@@ -41,6 +44,36 @@ pub(super) fn fair(machine: &Machine) -> Result<()> {
         wait_until("place for another", PATIENCE, || ask(GREEDY).is_ok())?;
     }
     Ok(())
+}
+
+/// One identity comes with ten thousand connections through the one shared proxy, many times more than its share. What
+/// another one's calls took before and meanwhile is said, not judged: on two processors all of that competes.
+pub(super) fn crowd(machine: &Machine) -> Result<()> {
+    let mesh = start(machine)?;
+    let load = |pod: &str, path: &str, rate: u32| {
+        let target = format!("http://{APP}:80{path}").parse().map_err(anyhow::Error::msg)?;
+        Load::start(mesh.pod(pod)?, &LoadSpec::new(target, rate))
+    };
+    let modest = load(MODEST, "/", 100)?;
+    wait_until("an answer", PATIENCE, || modest.since(0).ok().next().is_some())?;
+    let quiet = outrigger_testbed::now_us();
+    after_second(&modest, quiet + 2_000_000)?;
+    let came = outrigger_testbed::now_us();
+    let crowd = load(GREEDY, "/slow?ms=200", CROWD_RATE)?;
+    wait_until("the crowd", PATIENCE * 2, || crowd.count() >= CROWD)?;
+    let went = outrigger_testbed::now_us();
+    let (crowd, modest) = (crowd.finish()?, modest.finish()?);
+    let (before, meanwhile) = (modest.between(quiet, came), modest.between(came, went));
+    println!(
+        "        {} of the crowd: {:?}; another's p99 {:?} before, {:?} meanwhile",
+        crowd.len(),
+        crowd.by_outcome(),
+        before.latency(0.99).unwrap_or_default(),
+        meanwhile.latency(0.99).unwrap_or_default(),
+    );
+    let shed = crowd.by_outcome().get(&Outcome::Status(503)).copied().unwrap_or_default();
+    ensure!(crowd.ok().count() >= SHARE && shed > CROWD / 4, "{:?}", crowd.by_outcome());
+    flawless(&before).and(flawless(&meanwhile)).context("another identity")
 }
 
 /// As many connections as its share, each of which has been answered on. What came before may take a moment to end.
