@@ -32,7 +32,7 @@ pub use common::{
 pub use duration::{DURATION_PATTERN, Duration, DurationError};
 pub use generate::{crds, reference, yaml};
 pub use load::{Loaded, Problem, duplicates, parse, read_value};
-pub use mesh_config::{AccessDefault, Fallback, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, SharedProxy};
+pub use mesh_config::{AccessDefault, Fallback, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, SharedPool, SharedProxy};
 pub use mesh_route::{
     CallerMatch, DirectResponse, Fault, FaultAbort, FaultDelay, MeshBackendRef, MeshMirrorBackend, MeshRequestMirror,
     MeshRoute, MeshRouteFilter, MeshRouteFilterType, MeshRouteMatch, MeshRouteRule, MeshRouteSpec, MeshRouteTimeouts,

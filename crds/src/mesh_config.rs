@@ -70,12 +70,19 @@ pub enum MtlsMode {
 }
 
 /// What carries a workload's traffic while its sidecar can't.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Fallback {
     /// The shared proxies. Default: Service `outrigger-shared` in namespace `outrigger-system`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_proxy: Option<SharedProxy>,
+    /// Shared proxies of their own for some namespaces: their pods use these and no others, and no other pods use them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new(
+            "self.all(pool, pool.namespaces.all(name, self.filter(other, name in other.namespaces).size() == 1))")
+        .message("each namespace is in one pool only"))]
+    pub pools: Vec<SharedPool>,
     /// What happens while a sidecar is down.
     #[serde(default)]
     pub on_sidecar_failure: OnSidecarFailure,
@@ -100,6 +107,19 @@ pub struct SharedProxy {
     /// Name of the Service.
     #[schemars(length(min = 1, max = 63))]
     pub service: String,
+}
+
+/// Shared proxies of some namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedPool {
+    /// Names of the namespaces; each is in one pool only.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)))]
+    #[x_kube(validation = Rule::new("self.all(name, self.filter(other, other == name).size() == 1)")
+        .message("each namespace is named once"))]
+    pub namespaces: Vec<String>,
+    /// The shared proxies of these namespaces.
+    pub shared_proxy: SharedProxy,
 }
 
 /// What happens to calls that no AccessPolicy speaks of.

@@ -386,6 +386,25 @@ fn the_mesh_and_its_workloads() {
             ("{trustDomain: A}", "spec.trustDomain", "\"A\"", "a-z"),
             ("{mtls: {mode: strict}}", "spec.mtls.mode", "strict", "did you mean Strict?"),
             ("{fallback: {sharedProxy: {service: a}}}", "spec.fallback.sharedProxy.namespace", "missing", "Namespace"),
+            (
+                "{fallback: {pools: [{namespaces: [], sharedProxy: {namespace: a, service: b}}]}}",
+                "spec.fallback.pools[0].namespaces",
+                "empty",
+                "at least 1 entry",
+            ),
+            (
+                "{fallback: {pools: [{namespaces: [a], sharedProxy: {namespace: A, service: b}}]}}",
+                "spec.fallback.pools[0].sharedProxy.namespace",
+                "\"A\"",
+                "a-z",
+            ),
+            (
+                "{fallback: {pools: [{namespaces: [a], sharedProxy: {namespace: a, service: b}}, \
+                 {namespaces: [c, a], sharedProxy: {namespace: a, service: d}}]}}",
+                "spec.fallback.pools[1].namespaces[1]",
+                "spec.fallback.pools[0].namespaces[0]",
+                "one pool",
+            ),
         ],
     );
     table(&[(

@@ -74,6 +74,20 @@ fn policies() {
 }
 
 #[test]
+fn a_namespace_has_one_pool() {
+    let pool = |namespaces| format!("{{namespaces: [{namespaces}], sharedProxy: {{namespace: mesh, service: a}}}}");
+    for (accepted, pools) in [
+        (true, vec![pool("a")]),
+        (true, vec![pool("a, b"), pool("c")]),
+        (false, vec![pool("a, b"), pool("c, a")]),
+        (false, vec![pool("a, b, a")]),
+    ] {
+        let spec = format!("{{fallback: {{pools: [{}]}}}}", pools.join(", "));
+        assert_eq!(verdicts::<MeshConfig>("MeshConfig", "default", &spec), (accepted, accepted), "{spec}");
+    }
+}
+
+#[test]
 fn the_mesh_config_is_named_default() {
     assert_eq!(verdicts::<MeshConfig>("MeshConfig", "default", "{}"), (true, true));
     assert_eq!(verdicts::<MeshConfig>("MeshConfig", "other", "{}"), (false, false));
