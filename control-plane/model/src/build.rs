@@ -39,6 +39,7 @@ pub(crate) type Owners<'a> = BTreeMap<IpAddr, &'a str>;
 pub fn build(inputs: &Inputs, previous: Option<&MeshSnapshot>) -> Built {
     let mut problems = Vec::new();
     let mesh = Mesh::join(inputs, &mut problems);
+    mesh.judge_pools(&mut problems);
     let traffic = TrafficPolicies::collect(&mesh, &mut problems);
     let access = AccessPolicies::collect(&mesh, &mut problems);
 

@@ -40,11 +40,21 @@ pub struct MeshSettings {
     pub control_plane_loss_grace_ms: u64,
     /// `NAMESPACE/NAME` of the shared proxies' service. It needn't exist.
     pub shared_service: String,
+    /// Shared proxies of some namespaces, each of which is in one pool.
+    pub pools: Vec<SharedPool>,
     pub access_default: AccessDefault,
     /// Certificates that members of the trust domain are verified against, DER.
     pub roots: Vec<Bytes>,
     /// Which of them signs now; "" if nobody says.
     pub anchor: String,
+}
+
+/// Workloads of these namespaces use these shared proxies, and no others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SharedPool {
+    pub namespaces: Vec<String>,
+    /// As [`MeshSettings::shared_service`].
+    pub service: String,
 }
 
 /// Verdict on requests to a workload that no ALLOW policy selects.
@@ -282,6 +292,13 @@ pub enum Selects {
 
 // === impl MeshSettings ===
 
+impl MeshSettings {
+    /// Of all shared proxies, whosever they are.
+    pub fn shared_services(&self) -> BTreeSet<&str> {
+        self.pools.iter().map(|pool| &*pool.service).chain([&*self.shared_service]).collect()
+    }
+}
+
 impl Default for MeshSettings {
     fn default() -> Self {
         Self {
@@ -293,6 +310,7 @@ impl Default for MeshSettings {
             on_control_plane_loss: wire::fallback::OnControlPlaneLoss::default(),
             control_plane_loss_grace_ms: 10 * 60 * 1000,
             shared_service: format!("{}/{}", names::SYSTEM_NAMESPACE, names::SHARED_NAME),
+            pools: Vec::new(),
             access_default: AccessDefault::default(),
             roots: Vec::new(),
             anchor: String::new(),

@@ -52,11 +52,11 @@ impl<'a> Mesh<'a> {
         }
         let modes: BTreeMap<&str, Mode> =
             inputs.namespaces.iter().filter_map(|n| Some((n.name.as_str(), n.mode?))).collect();
+        let shared = inputs.mesh.shared_services();
         for member in members.values_mut() {
             let mode = member.workload.mode.or_else(|| modes.get(member.workload.namespace.as_str()).copied());
             // A shared proxy speaks mTLS by itself, whatever its labels say.
-            let enrolled = matches!(mode, Some(Mode::Sidecar | Mode::Shared))
-                || member.services.contains(inputs.mesh.shared_service.as_str());
+            let enrolled = matches!(mode, Some(Mode::Sidecar | Mode::Shared)) || !member.services.is_disjoint(&shared);
             if enrolled && member.workload.addressing != Addressing::Shared {
                 member.identity = identity(inputs, member.workload, findings);
             }
@@ -72,20 +72,38 @@ impl<'a> Mesh<'a> {
         format!("service {service} doesn't exist")
     }
 
-    /// Name of the shared proxies' service, if there is one.
-    pub(crate) fn shared_service(&self) -> Option<&'a str> {
-        let name = self.inputs.mesh.shared_service.as_str();
+    /// Name of the service of a namespace's shared proxies, if there is one.
+    pub(crate) fn shared_service(&self, namespace: &str) -> Option<&'a str> {
+        let settings = &self.inputs.mesh;
+        let pool = settings.pools.iter().find(|pool| pool.namespaces.iter().any(|name| name == namespace));
+        // Whoever has a pool that isn't there has none: the others' isn't theirs.
+        let name = pool.map_or(&settings.shared_service, |pool| &pool.service);
         self.services.contains_key(name).then_some(name)
     }
 
-    /// SPIFFE IDs of the shared proxies, in order.
+    /// SPIFFE IDs of the shared proxies of all pools, in order: what one carries may be a call of any workload.
     pub(crate) fn shared_identities(&self) -> BTreeSet<&str> {
-        let shared = self.inputs.mesh.shared_service.as_str();
+        let shared = self.inputs.mesh.shared_services();
         self.members
             .values()
-            .filter(|member| member.services.contains(shared))
+            .filter(|member| !member.services.is_disjoint(&shared))
             .filter_map(|member| member.identity.as_ref().map(SpiffeId::as_str))
             .collect()
+    }
+
+    /// Pools that aren't there.
+    pub(crate) fn judge_pools(&self, findings: &mut Vec<Finding>) {
+        for (index, pool) in self.inputs.mesh.pools.iter().enumerate() {
+            if !self.services.contains_key(&pool.service) {
+                findings.push(Finding::new(
+                    &self.inputs.mesh.origin,
+                    &format!("spec.fallback.pools[{index}].sharedProxy"),
+                    Reason::TargetNotFound,
+                    format!("{}: the pool's namespaces have no shared proxy", self.absence(&pool.service)),
+                    "install the pool, as by shared.pools of the chart, or remove it here",
+                ));
+            }
+        }
     }
 }
 

@@ -113,7 +113,7 @@ impl<'a> TrafficPolicies<'a> {
             on_fallback_failure: settings.on_fallback_failure.unwrap_or(defaults.on_fallback_failure).into(),
             on_control_plane_loss: on_control_plane_loss.into(),
             control_plane_loss_grace_ms: if closes { grace } else { 0 },
-            shared_service: mesh.shared_service().unwrap_or_default().to_owned(),
+            shared_service: mesh.shared_service(&member.workload.namespace).unwrap_or_default().to_owned(),
         }
     }
 

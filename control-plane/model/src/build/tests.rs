@@ -180,6 +180,46 @@ fn failure_policy_follows_the_workload() {
     }
 }
 
+fn pool_of_the_shop() -> Vec<SharedPool> {
+    vec![SharedPool { namespaces: vec!["shop".to_owned()], service: "outrigger-system/pool".to_owned() }]
+}
+
+#[test]
+fn a_namespace_with_a_pool_has_its_shared_proxies_and_no_others() {
+    let mut inputs = shop();
+    inputs.mesh.pools = pool_of_the_shop();
+    inputs.services.push(service("outrigger-system/pool", "10.1.0.4", &[15008]));
+    inputs.workloads.push(workload("outrigger-system/pool-1", "10.2.0.5", None));
+    inputs.workloads.push(workload("elsewhere/app-1", "10.2.0.6", Some(Mode::Sidecar)));
+    inputs.endpoints.push(endpoint("outrigger-system/pool", "outrigger-system/pool-1", &[(15008, 15008)]));
+    // Whoever is called may be called by any of them.
+    let all = ["pool-1-sa", "shared-1-sa"].map(|name| format!("spiffe://cluster.local/ns/outrigger-system/sa/{name}"));
+    for (workload, shared) in [
+        ("shop/front-1", "outrigger-system/pool"),
+        ("shop/small-1", "outrigger-system/pool"),
+        ("elsewhere/app-1", "outrigger-system/outrigger-shared"),
+        ("outrigger-system/pool-1", "outrigger-system/outrigger-shared"),
+        ("outrigger-system/shared-1", "outrigger-system/outrigger-shared"),
+    ] {
+        let inbound = inbound(&inputs, workload);
+        assert_eq!(inbound.fallback.unwrap().shared_service, shared, "{workload}");
+        assert_eq!(inbound.acting_identities, all, "{workload}");
+    }
+    // They are served everything.
+    assert_eq!(snapshot(&inputs).shared_identities, all.map(Arc::from));
+}
+
+#[test]
+fn a_pool_that_is_not_there_is_told_and_no_other_takes_its_place() {
+    let mut inputs = shop();
+    inputs.mesh.pools = pool_of_the_shop();
+    let built = build(&inputs, None);
+    let told: Vec<_> = built.problems.iter().map(|it| (&*it.object, &*it.field, it.reason)).collect();
+    assert_eq!(told, [("MeshConfig/default", "spec.fallback.pools[0].sharedProxy", Reason::TargetNotFound)]);
+    let inbound: wire::Inbound = get(&built.snapshot, type_url::INBOUND, "shop/front-1").unwrap();
+    assert_eq!(inbound.fallback.unwrap().shared_service, "");
+}
+
 #[test]
 fn what_becomes_of_calls_without_a_control_plane_follows_the_workload_too() {
     let of = |loss, grace| TrafficSettings {
