@@ -12,6 +12,12 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
+{{/* Selects the shared proxies of all pools. */}}
+{{- define "outrigger.sharedProxyLabels" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: shared-proxy
+{{- end -}}
+
 {{/* Labels of every object: (dict "root" . "name" NAME "component" COMPONENT). */}}
 {{- define "outrigger.labels" -}}
 {{ include "outrigger.selectorLabels" . }}
