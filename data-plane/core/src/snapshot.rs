@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub own: Option<Arc<Inbound>>,
     /// Name of this proxy's own workload.
     pub own_name: Option<Arc<str>>,
+    /// Service of the shared proxies that the own workload had before, until those are known that it is to have now.
+    shared_before: Option<Arc<str>>,
     pub trust: Arc<Vec<Trust>>,
     /// Grows with each published snapshot of this process.
     pub generation: u64,
@@ -58,6 +60,9 @@ impl Snapshot {
         let destination = join(service, endpoints, before.as_deref());
         for address in addresses {
             self.addresses.insert(address, Some(destination.clone()));
+        }
+        if self.shared_service() == Some(&destination.service.name) {
+            self.shared_before = None;
         }
         self.services.insert(destination.service.name.clone(), destination);
     }
@@ -99,9 +104,12 @@ impl Snapshot {
 
     /// Adds or replaces what a workload accepts.
     pub fn set_inbound(&mut self, inbound: Arc<Inbound>) {
+        let shared = self.shared_proxies().map(|known| known.service.name.clone());
         self.remove_inbound(&inbound.workload);
         if self.own_name.as_ref() == Some(&inbound.workload) {
             self.own = Some(inbound.clone());
+            let known = self.shared_service().is_none_or(|wanted| self.services.contains_key(wanted));
+            self.shared_before = shared.filter(|_| !known);
         }
         for address in &inbound.addresses {
             self.inbound_addresses.insert(*address, inbound.clone());
@@ -126,6 +134,21 @@ impl Snapshot {
     pub fn set_own(&mut self, workload: &str) {
         self.own = self.inbounds.get(workload).cloned();
         self.own_name = Some(workload.into());
+    }
+
+    /// The shared proxies that act for the own workload, made before those that did are let go.
+    pub fn shared_proxies(&self) -> Option<&Arc<Destination>> {
+        let wanted = self.services.get(self.shared_service()?);
+        wanted.or_else(|| self.services.get(self.shared_before.as_ref()?))
+    }
+
+    /// Services that lead to them: the one that is wanted, and while that isn't known the one before.
+    pub fn shared_services(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.shared_service().into_iter().chain(&self.shared_before)
+    }
+
+    fn shared_service(&self) -> Option<&Arc<str>> {
+        self.own.as_ref()?.fallback.shared_service.as_ref()
     }
 
     /// Zone of this proxy's own workload; empty if unknown.

@@ -157,8 +157,7 @@ enum DialError {
 /// The shared proxies that act for this proxy's workload. One that has no identity can't prove that it may.
 fn known(snapshot: &Snapshot, zone: &str) -> Vec<Candidate> {
     let zone = if zone.is_empty() { snapshot.zone() } else { zone };
-    let service = snapshot.own.as_ref().and_then(|own| own.fallback.shared_service.as_ref());
-    let Some(destination) = service.and_then(|service| snapshot.services.get(service)) else { return Vec::new() };
+    let Some(destination) = snapshot.shared_proxies() else { return Vec::new() };
     let candidate = |spec: &outrigger_core::config::EndpointSpec| {
         Some(Candidate {
             address: SocketAddr::new(spec.address, spec.target_port(ports::MESH)),

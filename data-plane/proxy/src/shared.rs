@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_core::config::Inbound;
+use outrigger_core::{Snapshot, config::Inbound};
 use outrigger_wire::{SpiffeId, tunnel::GuardHeader};
 use tokio::net::TcpStream;
 
@@ -50,8 +50,10 @@ async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: S
     };
     match header {
         GuardHeader::Outbound { .. } => {
-            if leads_here(worker, destination.ip()) || is_shared(worker, destination) {
-                return tracing::warn!(%guard, %destination, "refused: it leads to the shared proxy itself");
+            let snapshot = worker.engine.store.load();
+            let (address, own) = (destination.ip(), worker.engine.tls.identity());
+            if leads_here(&snapshot, address) || leads_to_shared_proxies(&snapshot, own.as_ref(), address) {
+                return tracing::warn!(%guard, %destination, "refused: it leads to a shared proxy");
             }
             let caller = Caller { identity: Some(guard), address: pod, acting: true };
             outbound::serve(worker, stream, caller, source, destination).await;
@@ -96,7 +98,7 @@ fn app_of(worker: &Worker, guard: SpiffeId, pod: IpAddr, destination: SocketAddr
 }
 
 /// Addresses that mean this very pod: nobody's app calls those through a shared proxy.
-fn leads_here(worker: &Worker, address: IpAddr) -> bool {
+fn leads_here(snapshot: &Snapshot, address: IpAddr) -> bool {
     let address = address.to_canonical();
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
@@ -107,21 +109,16 @@ fn leads_here(worker: &Worker, address: IpAddr) -> bool {
         || address.is_unspecified()
         || address.is_multicast()
         || link_local
-        || worker.engine.store.load().own.as_ref().is_some_and(own)
+        || snapshot.own.as_ref().is_some_and(own)
 }
 
-fn is_shared(worker: &Worker, destination: SocketAddr) -> bool {
-    let snapshot = worker.engine.store.load();
-    let own = snapshot.own.as_ref().and_then(|own| own.fallback.shared_service.as_deref());
-    match snapshot.addresses.get(&destination.ip()) {
-        Some(Some(known)) => {
-            own == Some(&*known.service.name)
-                || known
-                    .service
-                    .direct
-                    .as_ref()
-                    .is_some_and(|direct| direct.identity.is_some() && direct.identity == worker.engine.tls.identity())
-        }
-        _ => false,
-    }
+/// Whether a service or pod of shared proxies has the address, of whichever pool: each knows all that may act for others.
+fn leads_to_shared_proxies(snapshot: &Snapshot, own: Option<&SpiffeId>, address: IpAddr) -> bool {
+    let Some(Some(known)) = snapshot.addresses.get(&address) else { return false };
+    let acting = snapshot.own.as_ref().map_or(&[][..], |own| &own.acting_identities);
+    let acts = |identity: &SpiffeId| own == Some(identity) || acting.contains(identity);
+    known.endpoints.iter().any(|endpoint| endpoint.spec.identity.as_ref().is_some_and(acts))
 }
+
+#[cfg(test)]
+mod tests;

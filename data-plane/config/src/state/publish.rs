@@ -15,7 +15,7 @@ impl State {
     pub(super) fn reachable(&self, published: &Snapshot) -> BTreeSet<Arc<str>> {
         let called = self.services.iter().filter(|(name, _)| self.is_asked_for(name));
         let mut stack: Vec<Arc<str>> = called.map(|(_, held)| held.value.name.clone()).collect();
-        stack.extend(published.own.as_ref().and_then(|own| own.fallback.shared_service.clone()));
+        stack.extend(published.shared_services().cloned());
         let mut reachable = BTreeSet::new();
         while let Some(name) = stack.pop() {
             if reachable.contains(&name) {

@@ -204,6 +204,34 @@ fn a_changed_route_is_made_before_the_old_is_broken() {
 }
 
 #[test]
+fn other_shared_proxies_are_known_before_the_former_are_let_go() {
+    let mut guard = Proxy::new(Role::Guard);
+    guard.ask(&[]);
+    let answer = |guard: &mut Proxy, service_name: &str, address| {
+        guard.apply(Kind::Service, vec![service(service_name, 1, &[], &[])], &[]);
+        guard.apply(Kind::Endpoint, vec![endpoint(service_name, "s-1", 1, address)], &[]).1
+    };
+    let carries = |guard: &Proxy| guard.published.shared_proxies().map(|known| known.service.name.to_string());
+    guard.apply(Kind::Inbound, vec![inbound("shop/front", 1, "mesh/all")], &[]);
+    answer(&mut guard, "mesh/all", "10.0.0.1");
+    assert_eq!(carries(&guard).as_deref(), Some("mesh/all"));
+
+    let (published, next) = guard.apply(Kind::Inbound, vec![inbound("shop/front", 2, "mesh/own")], &[]);
+    assert!(published, "its policies are in force at once");
+    assert_eq!(told(&next), ["E+mesh/own/*", "S+mesh/own"]);
+    assert_eq!(carries(&guard).as_deref(), Some("mesh/all"));
+    // Another change meanwhile doesn't cut it off either.
+    guard.apply(Kind::Inbound, vec![inbound("shop/front", 3, "mesh/own")], &[]);
+    assert_eq!(carries(&guard).as_deref(), Some("mesh/all"));
+    assert_eq!(told(&answer(&mut guard, "mesh/own", "10.0.0.2")), ["E-mesh/all/*", "S-mesh/all"]);
+    assert_eq!((carries(&guard).as_deref(), guard.services()), (Some("mesh/own"), ["mesh/own"].into()));
+
+    // What it isn't to have any more it doesn't go on with.
+    guard.apply(Kind::Inbound, vec![inbound("shop/front", 4, "")], &[]);
+    assert_eq!((carries(&guard), guard.services()), (None, [].into()));
+}
+
+#[test]
 fn routes_may_lead_in_circles() {
     let mut proxy = Proxy::new(Role::Sidecar);
     proxy.ask(&[IP]);
