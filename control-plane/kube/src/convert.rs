@@ -25,6 +25,8 @@ mod pods;
 mod policies;
 mod slices;
 
+pub(crate) use policies::mesh_settings;
+
 /// Every object of the mesh, by kind.
 #[derive(Debug, Default)]
 pub struct Objects<'a> {
@@ -54,7 +56,7 @@ struct Report<'a> {
 /// What the objects say. What can't be converted is left out, or fails closed, and is reported.
 pub fn inputs(objects: &Objects<'_>, settings: &Settings) -> (Inputs, Vec<Finding>) {
     let mut findings = Vec::new();
-    let mesh = policies::mesh_settings(&objects.mesh_configs, settings);
+    let mesh = mesh_settings(&objects.mesh_configs, settings);
     let (external, services): (Vec<&Service>, _) = objects.services.iter().partition(|s| members::is_external(s));
     let carried: Vec<&Service> = services.into_iter().filter(|service| members::speaks_tcp(service)).collect();
     let services: Vec<_> = carried.iter().map(|s| members::service(s, &mut findings)).collect();

@@ -136,8 +136,9 @@ impl Tracker {
             let in_mesh = index.pods.iter().filter(|(_, pod)| pod.has != Mode::None).map(|(name, _)| name);
             self.concern.workloads.extend(in_mesh.cloned());
             self.concern.workloads.extend(index.written().map(|(name, _)| Arc::clone(name)));
-            let shared = self.relations.members(&index.shared_service(), &index.slices);
-            self.concern.workloads.extend(shared);
+            for service in index.shared_services() {
+                self.concern.workloads.extend(self.relations.members(&service, &index.slices));
+            }
         } else {
             let pods = index.pods.beginning_with(format!("{namespace}/"));
             self.concern.workloads.extend(pods.map(|(name, _)| Arc::clone(name)));
@@ -190,7 +191,7 @@ impl Concern {
         let concerned = self.services.len() + self.workloads.len();
         let all = index.pods.len() + index.resources.get("Service").map_or(0, |services| services.len());
         // Shared proxies are in every workload's own configuration.
-        self.everything || concerned > 100.max(all / 4) || self.services.contains(&*index.shared_service())
+        self.everything || concerned > 100.max(all / 4) || !self.services.is_disjoint(&index.shared_services())
     }
 
     /// `considered`: all objects that are derived from, by origin.

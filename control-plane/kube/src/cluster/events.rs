@@ -156,6 +156,10 @@ fn mesh_config(n: &mut Numbers) -> Value {
     if n.often() {
         spec["fallback"] = json!({ "sharedProxy": shared });
     }
+    if n.often() {
+        let pool = json!({ "namespace": n.one(NAMESPACES), "service": n.one(SERVICES) });
+        spec["fallback"]["pools"] = json!([{ "namespaces": [n.one(NAMESPACES)], "sharedProxy": pool }]);
+    }
     if n.below(3) == 0 {
         spec["trustDomain"] = "elsewhere.example".into();
     }

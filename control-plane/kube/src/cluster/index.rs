@@ -8,14 +8,19 @@ use std::{
 use k8s_openapi::api::core::v1::Service;
 use outrigger_crds::{Object, Problem, Workload};
 use outrigger_model::Progress;
-use outrigger_wire::names::{SHARED_NAME, SYSTEM_NAMESPACE};
+use outrigger_wire::names::SYSTEM_NAMESPACE;
 
 use super::{
     Namespace, RESOURCES, Resource, Store,
     concern::Tracker,
     kinds::{Content, Item, KINDS},
 };
-use crate::{convert::Objects, pod::Pod, slice::Slice};
+use crate::{
+    Settings,
+    convert::{self, Objects},
+    pod::Pod,
+    slice::Slice,
+};
 
 /// What a watch tells of its kind.
 #[derive(Debug)]
@@ -291,18 +296,17 @@ impl Index {
         }
     }
 
-    /// `NAMESPACE/NAME` of the shared proxies' service.
-    pub(super) fn shared_service(&self) -> String {
-        let config = self.resources.get("MeshConfig").and_then(|store| store.values().next());
-        let config = match config.and_then(|config| config.object.as_deref()) {
-            Some(Object::MeshConfig(config)) => config.spec.fallback.as_ref(),
-            _ => None,
-        };
-        let named = config.and_then(|fallback| fallback.shared_proxy.as_ref());
-        named.map_or_else(
-            || format!("{SYSTEM_NAMESPACE}/{SHARED_NAME}"),
-            |shared| format!("{}/{}", shared.namespace, shared.service),
-        )
+    /// `NAMESPACE/NAME` of the services of all shared proxies.
+    pub(super) fn shared_services(&self) -> BTreeSet<Arc<str>> {
+        let configs = self.resources.get("MeshConfig").into_iter().flat_map(|store| store.values());
+        let configs: Vec<_> = configs
+            .filter_map(|config| match config.object.as_deref() {
+                Some(Object::MeshConfig(config)) => Some(&**config),
+                _ => None,
+            })
+            .collect();
+        let settings = convert::mesh_settings(&configs, &Settings::default());
+        settings.shared_services().into_iter().map(Arc::from).collect()
     }
 
     /// Whether a policy names a service.

@@ -107,9 +107,10 @@ impl Neighbourhood {
 impl Search<'_> {
     fn follow(&mut self, concern: &mut Concern) {
         // Whoever may act for others is in every workload's own configuration.
-        let shared: Arc<str> = self.index.shared_service().into();
-        self.members.extend(self.relations.members(&shared, &self.index.slices));
-        self.services.insert(shared);
+        for shared in self.index.shared_services() {
+            self.members.extend(self.relations.members(&shared, &self.index.slices));
+            self.services.insert(shared);
+        }
         for service in &concern.services {
             self.members.extend(self.relations.members(service, &self.index.slices));
             self.routes.extend(self.relations.attached(service).cloned());

@@ -4,7 +4,7 @@ use outrigger_crds::{
     self as crds, AccessAction, AccessOperation, AccessSource, LoadBalancerType, MtlsMode, TrafficTargetKind,
 };
 use outrigger_model::inputs::{
-    AccessDefault, AccessPolicy, MeshSettings, PolicyTarget, Selects, TrafficPolicy, TrafficSettings,
+    AccessDefault, AccessPolicy, MeshSettings, PolicyTarget, Selects, SharedPool, TrafficPolicy, TrafficSettings,
 };
 use outrigger_wire::proto::config as wire;
 use wire::{
@@ -19,7 +19,7 @@ use super::{created, matches, mesh_routes, names, number, qualified};
 use crate::Settings;
 
 /// The MeshConfig over the controller's own settings. There is at most one: it can only be named `default`.
-pub(super) fn mesh_settings(configs: &[&crds::MeshConfig], settings: &Settings) -> MeshSettings {
+pub(crate) fn mesh_settings(configs: &[&crds::MeshConfig], settings: &Settings) -> MeshSettings {
     let spec = configs.first().map(|config| config.spec.clone()).unwrap_or_default();
     let fallback = spec.fallback.unwrap_or_default();
     let defaults = MeshSettings::default();
@@ -35,9 +35,8 @@ pub(super) fn mesh_settings(configs: &[&crds::MeshConfig], settings: &Settings) 
         control_plane_loss_grace_ms: fallback
             .control_plane_loss_grace
             .map_or(defaults.control_plane_loss_grace_ms, crds::Duration::as_millis),
-        shared_service: fallback
-            .shared_proxy
-            .map_or(defaults.shared_service, |shared| format!("{}/{}", shared.namespace, shared.service)),
+        shared_service: fallback.shared_proxy.map_or(defaults.shared_service, |shared| shared_service(&shared)),
+        pools: fallback.pools.into_iter().map(shared_pool).collect(),
         access_default: match spec.access_default.unwrap_or_default() {
             crds::AccessDefault::Allow => AccessDefault::Allow,
             crds::AccessDefault::Deny => AccessDefault::Deny,
@@ -46,6 +45,14 @@ pub(super) fn mesh_settings(configs: &[&crds::MeshConfig], settings: &Settings) 
         anchor: settings.anchor.clone(),
         origin: defaults.origin,
     }
+}
+
+fn shared_pool(pool: crds::SharedPool) -> SharedPool {
+    SharedPool { service: shared_service(&pool.shared_proxy), namespaces: pool.namespaces }
+}
+
+fn shared_service(shared: &crds::SharedProxy) -> String {
+    format!("{}/{}", shared.namespace, shared.service)
 }
 
 pub(super) fn traffic_policy(object: &crds::TrafficPolicy) -> TrafficPolicy {
