@@ -8,8 +8,9 @@ use outrigger_wire::proto::config::access_policy::Action;
 
 use crate::{
     config::{AccessPolicy, AccessRule, Inbound, Probe},
+    host::host_of,
     path::decode_slashes,
-    route::{CallerView, host_of},
+    route::CallerView,
 };
 
 /// What is asked of the policies.

@@ -12,6 +12,7 @@ pub mod detect;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod hash;
+pub mod host;
 pub mod path;
 pub mod retry;
 pub mod route;

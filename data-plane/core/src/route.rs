@@ -9,6 +9,7 @@ use outrigger_wire::SpiffeId;
 use crate::{
     config::{Backend, HashKey, HeaderChange, PathChange, Redirect, RouteMatch, RouteTable, Rule, cookies},
     hash::{hash, mix, scale},
+    host::host_of,
 };
 
 /// Parts per million in the whole.
@@ -60,17 +61,6 @@ pub fn hash_of_caller(caller: CallerView<'_>) -> u64 {
         (None, IpAddr::V4(address)) => hash(&address.octets()),
         (None, IpAddr::V6(address)) => hash(&address.octets()),
     }
-}
-
-/// The host of an authority, without port and trailing dot. Keeps the brackets of an IPv6 address.
-pub(crate) fn host_of(authority: &str) -> &str {
-    let host = match authority.rfind(':') {
-        Some(colon) if authority[colon + 1..].bytes().all(|byte| byte.is_ascii_digit()) => &authority[..colon],
-        _ => authority,
-    };
-    // "::1" without brackets is all address; its last group is no port.
-    let host = if host.contains(':') && !host.starts_with('[') { authority } else { host };
-    host.strip_suffix('.').unwrap_or(host)
 }
 
 // === impl RouteTable ===

@@ -10,7 +10,7 @@ use super::{
     AccessPolicy, AccessRule, CompileError, Ejection, EndpointSpec, Fallback, HashKey, Inbound, IpBlock, KeyMatch,
     PathMatch, Principal, Probe, Retry, RouteTable, Service, ServicePort, StringMatch, TrafficPolicy, Trust,
 };
-use crate::{path, route::host_of};
+use crate::{host::host_of, path};
 
 mod route;
 

@@ -191,23 +191,6 @@ fn locations() {
 }
 
 #[test]
-fn hosts() {
-    for (authority, host) in [
-        ("a", "a"),
-        ("a:80", "a"),
-        ("a.", "a"),
-        ("a.:80", "a"),
-        ("[::1]:80", "[::1]"),
-        ("[::1]", "[::1]"),
-        ("::1", "::1"),
-        ("a:", "a"),
-        ("", ""),
-    ] {
-        assert_eq!(host_of(authority), host, "{authority}");
-    }
-}
-
-#[test]
 fn headers_are_removed_then_set_then_added() {
     let (a, b) = (HeaderName::from_static("a"), HeaderName::from_static("b"));
     let value = HeaderValue::from_static;

@@ -14,7 +14,7 @@ use crate::pool::UpstreamError;
 pub(crate) enum RequestError {
     #[error("the path is not acceptable")]
     BadPath,
-    #[error("the request must name exactly one host")]
+    #[error("the request must name exactly one host, and beside it nothing but a port")]
     BadHost,
     #[error("the request's body broke off")]
     BadBody,

@@ -7,7 +7,10 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body;
-use outrigger_core::path::{normalise, split_target};
+use outrigger_core::{
+    host::is_host,
+    path::{normalise, split_target},
+};
 use outrigger_wire::names::headers;
 
 use super::{Relay, error::RequestError, upgrade::Upgrade};
@@ -97,18 +100,22 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> &str {
     }
 }
 
-/// Makes sure that everybody reads the same host from a request (RFC 9112 section 3.2).
+/// Makes sure that everybody reads the same host from a request (RFC 9112 section 3.2). The one place where it is looked
+/// at: what is no host goes no further.
 pub(crate) fn one_host<B>(request: &mut Request<B>) -> Result<(), RequestError> {
-    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
     match request.uri().authority() {
-        _ if hosts > 1 => Err(RequestError::BadHost),
-        Some(authority) if hosts > 0 => {
+        _ if more.is_some() => Err(RequestError::BadHost),
+        Some(authority) if !is_host(authority.as_str().as_bytes()) => Err(RequestError::BadHost),
+        Some(authority) if host.is_some() => {
             let host = HeaderValue::from_str(authority.as_str()).map_err(|_| RequestError::BadHost)?;
             request.headers_mut().insert(header::HOST, host);
             Ok(())
         }
         Some(_) => Ok(()),
-        None if hosts == 1 || (hosts == 0 && request.version() == Version::HTTP_10) => Ok(()),
+        None if host.is_some_and(|host| is_host(host.as_bytes())) => Ok(()),
+        None if host.is_none() && request.version() == Version::HTTP_10 => Ok(()),
         None => Err(RequestError::BadHost),
     }
 }
@@ -174,8 +181,8 @@ pub(crate) fn for_app(
 pub(crate) fn as_http2<B>(request: &mut Request<B>, fallback: &str) -> Result<(), RequestError> {
     if request.uri().authority().is_none() {
         let host = request.headers_mut().remove(header::HOST);
-        let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(fallback);
-        let authority: Authority = host.parse().map_err(|_| RequestError::BadPath)?;
+        let host = host.as_ref().map_or(fallback.as_bytes(), HeaderValue::as_bytes);
+        let authority = Authority::try_from(host).map_err(|_| RequestError::BadHost)?;
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.authority = Some(authority);
         parts.scheme = Some(Scheme::HTTP);
@@ -217,6 +224,54 @@ pub(crate) fn as_http1<B>(request: &mut Request<B>) -> Result<(), RequestError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of both versions, wherever it is named: RFC 9112 section 3.2, RFC 9113 section 8.3.1.
+    #[test]
+    fn a_host_is_one_and_the_same_for_everybody() {
+        let (old, http1, http2) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
+        for (version, target, hosts, read) in [
+            (http1, "/", &[&b"Secret.example.:80"[..]][..], Some("Secret.example.:80")),
+            (http1, "http://b:81/", &[b"a"], Some("b:81")),
+            (http1, "http://b/", &[b"x@a"], Some("b")),
+            (http2, "http://b/", &[b"a"], Some("b")),
+            (http2, "http://b./", &[], Some("b.")),
+            (http2, "/", &[b"a"], Some("a")),
+            (http2, "http://[fd00::1]:80/", &[], Some("[fd00::1]:80")),
+            (old, "/", &[], Some("")),
+            (http1, "/", &[], None),
+            (http2, "/", &[], None),
+            (http1, "/", &[b"a", b"a"], None),
+            (http1, "http://b/", &[b"b", b"b"], None),
+            (http1, "/", &[b""], None),
+            (old, "/", &[b""], None),
+            (http1, "/", &[b"x@secret.example"], None),
+            (old, "/", &[b"x@secret.example"], None),
+            (http1, "http://x@secret.example/", &[b"a"], None),
+            (http2, "http://x@secret.example/", &[], None),
+            (http2, "http://x:y@secret.example:80/", &[], None),
+            (http2, "/", &[b"x@secret.example"], None),
+            (http1, "/", &["bücher.example".as_bytes()], None),
+            (http2, "/", &[b"secret\xff.example"], None),
+            (http1, "/", &[b"secret%2eexample"], None),
+            (http1, "/", &[b"a, b"], None),
+            (http1, "/", &[b"[fe80::1%eth0]"], None),
+            (http1, "/", &[b"[fe80::1%25eth0]:80"], None),
+            (http1, "/", &[b"a:65536"], None),
+            (http2, "http://a:65536/", &[], None),
+        ] {
+            let mut request = Request::builder().version(version).uri(target);
+            for host in hosts {
+                request = request.header(header::HOST, HeaderValue::from_bytes(host).unwrap());
+            }
+            let mut request = request.body(()).unwrap();
+            let heard = one_host(&mut request).is_ok().then(|| host_of(&request).to_owned());
+            assert_eq!(heard.as_deref(), read, "{version:?} {target} {hosts:?}");
+            let Some(read) = read else { continue };
+            let sent = if read.is_empty() { "localhost" } else { read };
+            as_http2(&mut request, "localhost").unwrap();
+            assert_eq!(host_of(&request), sent, "{version:?} {target} {hosts:?}");
+        }
+    }
 
     #[test]
     fn what_is_sent_has_a_path_and_a_host() {
