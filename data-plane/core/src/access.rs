@@ -9,7 +9,7 @@ use outrigger_wire::proto::config::access_policy::Action;
 use crate::{
     config::{AccessPolicy, AccessRule, Inbound, Probe},
     host::host_of,
-    path::decode_slashes,
+    path::other_readings,
     route::CallerView,
 };
 
@@ -140,8 +140,8 @@ impl AccessRule {
             })
     }
 
-    /// Some apps take an encoded slash for a slash, some don't. What denies looks for either reading, what allows
-    /// wants both.
+    /// Some apps take an encoded slash for a slash or cut path parameters off, some don't. What denies looks for any
+    /// reading, what allows wants all.
     fn matches_path(&self, path: &str, action: Action) -> bool {
         let matches = |path: &str| {
             (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches(path)))
@@ -150,10 +150,11 @@ impl AccessRule {
         if self.paths.is_empty() && self.not_paths.is_empty() {
             return true;
         }
-        match (decode_slashes(path), action) {
-            (None, _) => matches(path),
-            (Some(other), Action::Allow) => matches(path) && matches(&other),
-            (Some(other), Action::Deny | Action::Audit) => matches(path) || matches(&other),
+        let others = other_readings(path);
+        let mut others = others.iter().map(String::as_str);
+        match action {
+            Action::Allow => matches(path) && others.all(matches),
+            Action::Deny | Action::Audit => matches(path) || others.any(matches),
         }
     }
 }

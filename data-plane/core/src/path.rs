@@ -3,8 +3,9 @@
 //!
 //! What it does (RFC 3986 section 6.2.2, and merged slashes): encoded unreserved characters are decoded, other
 //! encodings get upper-case digits, characters that a path may not hold are encoded, slashes are merged and then dot
-//! segments are resolved. `%2F` stays encoded and never separates segments; where an app that decodes it would step
-//! to another folder (`..%2Fadmin`), the path is refused.
+//! segments are resolved. `%2F` stays encoded and never separates segments, and path parameters (`;v=1`, RFC 3986 section
+//! 3.3) stay where they are; where an app that decodes the one or cuts the other off would step to another folder
+//! (`..%2Fadmin`, `..;/admin`), the path is refused. Policies look at [`other_readings`] as well.
 
 use std::borrow::Cow;
 
@@ -72,13 +73,40 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, BadPath> {
     Ok(Cow::Owned(out))
 }
 
-/// How an app reads a normal path if it takes encoded slashes for slashes; none if there is no such slash.
-pub fn decode_slashes(path: &str) -> Option<String> {
-    let decoded = path.contains("%2F").then(|| path.replace("%2F", "/"))?;
-    match normalise(&decoded) {
-        Ok(Cow::Owned(normal)) => Some(normal),
-        Ok(Cow::Borrowed(_)) | Err(_) => Some(decoded),
+/// What else apps read from a normal path: some take encoded slashes for slashes, servlets cut parameters off, and a
+/// server before one may decode what begins them. None, and then without allocation, for nearly every path.
+pub fn other_readings(path: &str) -> Vec<String> {
+    let mut readings = Vec::new();
+    if !path.bytes().any(|byte| matches!(byte, b'%' | b';')) {
+        return readings;
     }
+    let slashes = |path: &str| path.replace("%2F", "/");
+    for marks in [&[][..], &[";"], &[";", "%3B"]] {
+        let cut = |path: &str| without_parameters(path, marks);
+        for reading in [cut(path), slashes(&cut(path)), cut(&slashes(path))] {
+            let reading = match normalise(&reading) {
+                Ok(Cow::Owned(normal)) => normal,
+                Ok(Cow::Borrowed(_)) | Err(_) => reading,
+            };
+            if reading != path && !readings.contains(&reading) {
+                readings.push(reading);
+            }
+        }
+    }
+    readings
+}
+
+/// Without what follows one of the marks in each segment.
+fn without_parameters(path: &str, marks: &[&str]) -> String {
+    let mut kept = String::with_capacity(path.len());
+    for (at, segment) in path.split('/').enumerate() {
+        if at > 0 {
+            kept.push('/');
+        }
+        let end = marks.iter().filter_map(|mark| segment.find(mark)).min();
+        kept.push_str(&segment[..end.unwrap_or(segment.len())]);
+    }
+    kept
 }
 
 /// Whether nothing is to be done. May say no of a normal path, never yes of another.
@@ -224,8 +252,36 @@ mod tests {
             ("/public/..;/admin", BadPath::HiddenDots),
             ("/public/..%3Bx/admin", BadPath::HiddenDots),
             ("/public/.;x", BadPath::HiddenDots),
+            ("/a/.;/b", BadPath::HiddenDots),
+            ("/a/..;x=1%2Fy/b", BadPath::HiddenDots),
+            ("/a/%2e%2e;/b", BadPath::HiddenDots),
+            ("/a;x%2F../b", BadPath::HiddenDots),
+            ("/a/..;%3B/b", BadPath::HiddenDots),
         ] {
             assert_eq!(normalise(path), Err(why), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn other_readings_are_those_of_apps() {
+        for (path, others) in [
+            ("/admin/x", &[][..]),
+            ("*", &[]),
+            ("/%25", &[]),
+            ("/a%2Fb", &["/a/b"]),
+            ("/a%2F%2Fb", &["/a/b"]),
+            ("/admin;x", &["/admin"]),
+            ("/admin;x=1;y/b;z", &["/admin/b"]),
+            ("/;x/admin", &["/admin"]),
+            ("/admin/;", &["/admin/"]),
+            ("/admin%3Bx/b", &["/admin/b"]),
+            ("/admin;a%3Bb/c", &["/admin/c"]),
+            ("/a%3Bx;y", &["/a%3Bx", "/a"]),
+            ("/a%2Fb;x", &["/a/b;x", "/a%2Fb", "/a/b"]),
+            ("/a;x%2Fb", &["/a;x/b", "/a", "/a/b"]),
+        ] {
+            assert_eq!(normalise(path).as_deref(), Ok(path), "{path}");
+            assert_eq!(other_readings(path), others, "{path}");
         }
     }
 

@@ -155,6 +155,98 @@ fn an_encoded_slash_is_read_both_ways() {
     }
 }
 
+/// Servlets serve `/admin` where `/admin;x` is asked for.
+#[test]
+fn path_parameters_are_read_both_ways() {
+    let rule = |text| wire::AccessRule { paths: vec![path(text)], ..wire::AccessRule::default() };
+    for (pattern, asked, by_allow, by_deny) in [
+        ("/admin/*", "/admin;x/y", false, false),
+        ("/admin/*", "/admin;x", false, false),
+        ("/admin/*", "/;x/admin/y", false, false),
+        ("/admin/*", "/admin%3Bx/y", false, false),
+        ("/admin/*", "/admin/y;v=1", true, false),
+        ("/admin/*", "/admin;x%2Fy", false, false),
+        ("/admin/*", "/administer;x", false, true),
+        ("/admin/*", "/a;x=/admin", false, true),
+        ("/admin", "/admin;x", false, false),
+        ("/admin", "/admin/y;x", false, true),
+        ("/admin;x", "/admin;x", false, false),
+    ] {
+        let headers = HeaderMap::new();
+        let http = HttpView { method: &Method::GET, path: asked, host: "a", headers: &headers };
+        let request = AccessRequest { caller: caller(None), port: 80, http: Some(http) };
+        for (action, allowed) in [(Action::Allow, by_allow), (Action::Deny, by_deny)] {
+            let inbound = inbound(vec![policy("p", action, vec![rule(pattern)])]);
+            assert_eq!(inbound.authorise(&request).allowed, allowed, "{action:?} {pattern} {asked}");
+        }
+    }
+    // What is left out of a denial is left out only if it is in every reading.
+    let but = wire::AccessRule { not_paths: vec![path("/public/*")], ..wire::AccessRule::default() };
+    let inbound = inbound(vec![policy("deny", Action::Deny, vec![but])]);
+    for (asked, allowed) in [("/public/a;x", true), ("/public;x/a", false), ("/a;x/public", false)] {
+        let headers = HeaderMap::new();
+        let http = HttpView { method: &Method::GET, path: asked, host: "a", headers: &headers };
+        let request = AccessRequest { caller: caller(None), port: 80, http: Some(http) };
+        assert_eq!(inbound.authorise(&request).allowed, allowed, "{asked}");
+    }
+}
+
+/// A literal matches itself and nothing else, whatever it would mean to a regex (CVE-2026-39350).
+#[test]
+fn literals_match_only_themselves() {
+    let rule = |fill: &dyn Fn(&mut wire::AccessRule)| {
+        let mut rule = wire::AccessRule::default();
+        fill(&mut rule);
+        inbound(vec![policy("deny", Action::Deny, vec![rule])])
+    };
+    let prefix = |text: &str| wire::StringMatch { pattern: Some(string_match::Pattern::Prefix(text.into())) };
+    let others = (33..127).map(char::from).filter(char::is_ascii_punctuation).chain(['x']);
+    let text = |character: char| format!("a{character}b");
+    for own in others.clone() {
+        let literal = text(own);
+        let by_path = crate::path::normalise(&format!("/{literal}"))
+            .ok()
+            .map(|normal| rule(&|rule| rule.paths = vec![path(&normal), path(&format!("/p{normal}/*"))]));
+        let by_host =
+            crate::host::is_host(literal.as_bytes()).then(|| rule(&|rule| rule.hosts = vec![literal.clone()]));
+        let by_header = rule(&|rule| rule.headers = vec![header("x-a", &literal)]);
+        let by_prefix = rule(&|rule| {
+            rule.headers = vec![wire::KeyMatch { name: "x-a".into(), value: Some(prefix(&literal)) }];
+        });
+        for other in others.clone() {
+            let asked = text(other);
+            let (mut headers, same) = (HeaderMap::new(), own == other);
+            headers.insert("x-a", asked.parse().unwrap());
+            let denies = |inbound: &Inbound, path: &str, host: &str| {
+                let http = HttpView { method: &Method::GET, path, host, headers: &headers };
+                !inbound.authorise(&AccessRequest { caller: caller(None), port: 80, http: Some(http) }).allowed
+            };
+            assert_eq!(denies(&by_header, "/", "h"), same, "header {literal:?} {asked:?}");
+            assert_eq!(denies(&by_prefix, "/", "h"), same, "prefix {literal:?} {asked:?}");
+            if let Some(by_host) = &by_host
+                && crate::host::is_host(asked.as_bytes())
+            {
+                assert_eq!(denies(by_host, "/", &asked), same, "host {literal:?} {asked:?}");
+            }
+            let asked = crate::path::normalise(&format!("/{asked}")).map(String::from);
+            if let (Some(by_path), Ok(asked)) = (&by_path, asked) {
+                assert_eq!(denies(by_path, &asked, "h"), same, "path {literal:?} {asked:?}");
+                assert_eq!(denies(by_path, &format!("/p{asked}/c"), "h"), same, "path {literal:?} {asked:?}");
+            }
+        }
+    }
+    for (account, other) in [("a.b", "axb"), ("a-b", "a_b"), ("a.b", "a.bc")] {
+        let id = |name: &str| SpiffeId::new("td", "shop", name).unwrap();
+        let from = principal::Kind::Identity(id(account).to_string());
+        let inbound = rule(&|rule| rule.from = vec![wire::Principal { kind: Some(from.clone()) }]);
+        for (name, allowed) in [(account, false), (other, true)] {
+            let id = id(name);
+            let request = AccessRequest { caller: caller(Some(&id)), port: 80, http: None };
+            assert_eq!(inbound.authorise(&request).allowed, allowed, "{account} {name}");
+        }
+    }
+}
+
 // === differential: the messages read naively, every condition spelt out ===
 
 #[derive(Debug, Clone)]

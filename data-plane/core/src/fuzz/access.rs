@@ -10,7 +10,6 @@ use super::{
 use crate::{
     access::{AccessRequest, HttpView},
     config::Inbound,
-    path::normalise,
 };
 
 /// How a host is written, and which one is meant.
@@ -118,12 +117,10 @@ impl Naive<'_> {
 
     /// By each of its readings.
     fn meets_paths(&self, rule: &wire::AccessRule, allows: bool) -> bool {
-        let decoded = self.request.path.replace("%2F", "/");
-        let other = normalise(&decoded).map_or(decoded.clone(), Into::into);
-        let mut readings = [self.request.path.as_str(), &other].into_iter();
-        let meets = |path: &str| {
-            (rule.paths.is_empty() || rule.paths.iter().any(|pattern| naive::path(pattern, path)))
-                && !rule.not_paths.iter().any(|pattern| naive::path(pattern, path))
+        let mut readings = naive::readings(&self.request.path).into_iter();
+        let meets = |path: String| {
+            (rule.paths.is_empty() || rule.paths.iter().any(|pattern| naive::path(pattern, &path)))
+                && !rule.not_paths.iter().any(|pattern| naive::path(pattern, &path))
         };
         if allows { readings.all(meets) } else { readings.any(meets) }
     }

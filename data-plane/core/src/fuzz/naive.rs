@@ -35,6 +35,33 @@ pub(super) fn normal(path: &str) -> Option<String> {
     Some(format!("/{}{}", kept.join("/"), if slash { "/" } else { "" }))
 }
 
+/// Everything that may be read from a normal path, itself first: character by character.
+pub(super) fn readings(path: &str) -> Vec<String> {
+    let mut readings = vec![path.to_owned()];
+    for (slashes_first, slashes_last, marks) in [
+        (true, false, &[][..]),
+        (false, false, &[";"]),
+        (true, false, &[";"]),
+        (false, true, &[";"]),
+        (false, false, &[";", "%3B"]),
+        (true, false, &[";", "%3B"]),
+        (false, true, &[";", "%3B"]),
+    ] {
+        let mut rest = if slashes_first { path.replace("%2F", "/") } else { path.to_owned() };
+        let (mut kept, mut within) = (String::new(), false);
+        while let Some(next) = rest.chars().next() {
+            within = next != '/' && (within || marks.iter().any(|mark| rest.starts_with(mark)));
+            if !within {
+                kept.push(next);
+            }
+            rest.remove(0);
+        }
+        let kept = if slashes_last { kept.replace("%2F", "/") } else { kept };
+        readings.push(normal(&kept).unwrap_or(kept));
+    }
+    readings
+}
+
 /// With every byte in its one form.
 fn segment(text: &str) -> Option<String> {
     let (mut out, mut rest) = (String::new(), text.as_bytes());

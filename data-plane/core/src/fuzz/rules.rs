@@ -10,8 +10,10 @@ use super::draw::Draw;
 use crate::{path::normalise, route::CallerView};
 
 pub(super) const METHODS: &[&str] = &["GET", "POST", "DELETE", "FOO"];
-const PATHS: &[&str] =
-    &["/", "/a", "/a/", "/a/b", "/ab", "/a%2Fb", "/a%2fb/c", "/%61", "/A", "//a", "/b/../a", "*", ""];
+const PATHS: &[&str] = &[
+    "/", "/a", "/a/", "/a/b", "/ab", "/a%2Fb", "/a%2fb/c", "/%61", "/A", "//a", "/b/../a", "*", "", "/a;x", "/a;x/b",
+    "/;x/a", "/a%3bx/b", "/a;x%2Fb",
+];
 const REGEXES: &[&str] = &["/a", "/a.*", "/(a|b)", "/a|/b", ".*", "[^/]*", "1|2", "1.", "(?i)/A", "(?m)^1$", "(?s).*"];
 const NAMES: &[&str] = &["x-a", "X-A", "x-b", "cookie", "host"];
 const VALUES: &[&str] = &["1", "2", "12", "", "1=2", "x-a=1; x-b=2", " x-a = 1 ;x-a=2", "/a"];

@@ -242,21 +242,47 @@ fn asks() -> Vec<Ask> {
         ("/admin?public=/public/a", "/admin"),
         ("/public\\..\\admin", "/admin"),
         ("http://vault.shop/admin", "/admin"),
+        ("/admin;x", "/admin"),
+        ("/admin;x=1/y;z", "/admin/y"),
+        ("/;x/admin", "/admin"),
+        ("/admin%3Bx/y", "/admin/y"),
+        ("/public;x/a", "/public/a"),
+        ("/public/..;/admin", "/admin"),
+        ("/public/%2e%2e;x/admin", "/admin"),
+        ("/a/.;/../admin", "/admin"),
+        ("/admin#x", "/admin"),
+        ("/admin%5Cx", "/admin"),
     ];
-    let hosts = ["secret.example", "SECRET.Example", "secret.example.", "secret.example:80", "Secret.Example.:8080"];
+    let hosts = [
+        "secret.example",
+        "SECRET.Example",
+        "secret.example.",
+        "secret.example:80",
+        "Secret.Example.:8080",
+        "secret.example:",
+        "x@secret.example",
+        "x:y@Secret.Example:80",
+        "secret%2Eexample",
+        "secret.example:80@vault.shop",
+    ];
     let methods = ["GET", "POST", "DELETE"].into_iter();
     let plain = methods.flat_map(|method| paths.into_iter().map(move |path| Ask::http(method, path)));
     let tricks = tricks.into_iter().map(|(path, plain)| Ask::trick(path, plain));
     let hosts = hosts.into_iter().map(|host| Ask::hosted(host, "secret.example"));
-    let headers: [&[(&str, &str)]; 5] = [
+    let absolute = [("http://Secret.example./", "secret.example"), ("http://vault.shop/", "vault.shop")];
+    let absolute = absolute.into_iter().map(|(target, host)| Ask::absolute(target, "secret.example", host));
+    let headers: [&[(&str, &str)]; 8] = [
         &[("x-role", "reader")],
         &[("x-role", "writer")],
         &[("x-role", "reader"), ("x-role", "writer")],
+        &[("x-role", "writer"), ("x-role", "reader")],
+        &[("x-role", "reader,writer")],
         &[("x-debug", "1")],
         &[("x-debug", "0"), ("x-debug", "1")],
+        &[("x-debug", "1"), ("x-debug", "0")],
     ];
     let headers = headers.into_iter().map(|headers| Ask::with_headers("/data/1", headers));
-    plain.chain(tricks).chain(hosts).chain(headers).collect()
+    plain.chain(tricks).chain(hosts).chain(absolute).chain(headers).collect()
 }
 
 fn policies() -> Vec<Policy> {

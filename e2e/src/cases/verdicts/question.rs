@@ -55,7 +55,7 @@ pub(super) enum Verdict {
     Allowed,
     /// By which policy, where that is told: not by gRPC's status, nor by a connection that is closed.
     Denied(Option<String>),
-    /// The path is refused as such.
+    /// The path or the host is refused as such.
     BadRequest,
     Other(String),
 }
@@ -82,6 +82,11 @@ impl Ask {
         Self::Http { method: "GET", path: "/", plain_path: "/", host, plain_host, headers: &[] }
     }
 
+    /// `target` in absolute form names `plain_host`, whatever the Host header says (RFC 9112 section 3.2.2).
+    pub(super) fn absolute(target: &'static str, host: &'static str, plain_host: &'static str) -> Self {
+        Self::Http { method: "GET", path: target, plain_path: "/", host, plain_host, headers: &[] }
+    }
+
     pub(super) fn with_headers(path: &'static str, headers: &'static [(&'static str, &'static str)]) -> Self {
         let (host, plain_host) = ("vault.shop", "vault.shop");
         Self::Http { method: "GET", path, plain_path: path, host, plain_host, headers }
@@ -89,11 +94,11 @@ impl Ask {
 
     /// Whether the answer need not be that of the plain form, as long as it allows nothing that the plain form doesn't.
     pub(super) fn may_be_refused(&self, verdict: &Verdict) -> bool {
-        let Self::Http { path, plain_path, .. } = self else { return false };
+        let Self::Http { path, plain_path, host, plain_host, .. } = self else { return false };
         match verdict {
-            Verdict::BadRequest => path != plain_path,
-            // An encoded slash may separate segments or not: what allows must allow both.
-            Verdict::Denied(_) => path.contains("%2f") || path.contains("%2F"),
+            Verdict::BadRequest => path != plain_path || host != plain_host,
+            // An encoded slash may separate segments or not, parameters may count or not: what allows must allow both.
+            Verdict::Denied(_) => ["%2f", "%2F", ";", "%3B"].iter().any(|mark| path.contains(mark)),
             Verdict::Allowed | Verdict::Other(_) => false,
         }
     }
