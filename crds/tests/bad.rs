@@ -331,6 +331,24 @@ fn policies() {
                 "normalise",
             ),
             ("{action: Allow, rules: [{to: [{ports: [0]}]}]}", "spec.rules[0].to[0].ports[0]", "0", "1 to 65535"),
+            (
+                "{action: Deny, rules: [{to: [{headers: [{name: Host, value: a}]}]}]}",
+                "spec.rules[0].to[0].headers[0].name",
+                "isn't compared",
+                "hosts",
+            ),
+            (
+                "{action: Deny, rules: [{to: [{headers: [{name: Upgrade, value: a}]}]}]}",
+                "spec.rules[0].to[0].headers[0].name",
+                "no policy sees it",
+                "remove",
+            ),
+            (
+                "{action: Deny, rules: [{to: [{headers: [{name: outrigger-caller, value: a}]}]}]}",
+                "spec.rules[0].to[0].headers[0].name",
+                "mesh's own",
+                "remove",
+            ),
             ("{action: Allow, rules: [{to: [{hosts: [A]}]}]}", "spec.rules[0].to[0].hosts[0]", "\"A\"", "lower-case"),
             (
                 "{action: Allow, rules: [{to: [{path: [/a]}]}]}",

@@ -57,5 +57,5 @@ fn operation(path: &str, operation: &AccessOperation, problems: &mut Problems) {
     problems.check_each(&format!("{path}.paths"), &operation.paths, syntax::path_pattern);
     problems.check_each(&format!("{path}.notPaths"), &operation.not_paths, syntax::path_pattern);
     problems.check_each(&format!("{path}.hosts"), &operation.hosts, syntax::host);
-    route::key_matches(&format!("{path}.headers"), &operation.headers, syntax::header_name, problems);
+    route::key_matches(&format!("{path}.headers"), &operation.headers, syntax::judged_header, problems);
 }

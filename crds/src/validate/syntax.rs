@@ -141,23 +141,33 @@ pub(crate) fn changeable_header(text: &str) -> Checked {
     if lower.starts_with("outrigger-") {
         return Err((format!("{text:?} is the mesh's own header"), "choose a name without the prefix outrigger-"));
     }
-    let framing = [
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    if framing.contains(&lower.as_str()) {
+    if lower == "content-length" || lower == "trailer" || is_hop_by_hop(&lower) {
         return Err((format!("{text:?} belongs to the connection"), "leave it to the proxy"));
     }
     if lower == "host" {
         return Err((format!("{text:?} can't be changed here"), "use a URLRewrite filter with hostname"));
     }
     Ok(())
+}
+
+/// A header that access policies see. One that they don't would make a rule that is never true, unnoticed.
+pub(crate) fn judged_header(text: &str) -> Checked {
+    header_name(text)?;
+    let lower = text.to_ascii_lowercase();
+    if lower == "host" {
+        return Err((format!("{text:?} isn't compared here"), "write the operation's hosts instead"));
+    }
+    if lower.starts_with("outrigger-") {
+        return Err((format!("{text:?} is the mesh's own header, which no caller may send"), "remove it"));
+    }
+    if is_hop_by_hop(&lower) {
+        return Err((format!("{text:?} belongs to the connection: no policy sees it"), "remove it"));
+    }
+    Ok(())
+}
+
+fn is_hop_by_hop(lower: &str) -> bool {
+    matches!(lower, "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade")
 }
 
 pub(crate) fn header_value(text: &str) -> Checked {
