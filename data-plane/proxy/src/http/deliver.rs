@@ -117,7 +117,8 @@ async fn admit(
     let target = at.app.target(claims.port);
     exchange.endpoint = Some(SocketAddr::new(target.address.ip(), claims.port));
     let sent = at.worker.pool.send(target, http2, request, CONNECT, Silence::Dial).await;
-    let Answered { response, lease, .. } = sent.map_err(|failed| failed.error)?;
+    let Answered { mut response, lease, .. } = sent.map_err(|failed| failed.error)?;
+    head::strip_internal(response.headers_mut());
     exchange.head(&response);
     exchange.lease = lease;
     Ok(response)

@@ -157,7 +157,7 @@ impl Exchange {
             declined => declined,
         };
         head::strip_hop_by_hop(response.headers_mut());
-        // What proxies tell each other is none of an app's business, and an app can't speak for a proxy.
+        // What proxies tell each other is none of an app's business.
         if head::has_internal(response.headers()) {
             for name in [UNSENT, headers::STATUS] {
                 response.headers_mut().remove(name);

@@ -75,7 +75,7 @@ pub(crate) fn has_internal(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with(headers::PREFIX))
 }
 
-/// Takes out our own headers: only proxies may send them.
+/// Takes out our own headers: only proxies may send them, with requests and with answers.
 pub(crate) fn strip_internal(headers: &mut HeaderMap) {
     if !has_internal(headers) {
         return;

@@ -173,9 +173,7 @@ async fn try_once(
         Ok(mut answered) => {
             let response = &mut answered.response;
             match target.via {
-                // An app can't speak for a proxy.
-                Via::Plain if head::has_internal(response.headers()) => _ = response.headers_mut().remove(UNSENT),
-                Via::Plain => {}
+                Via::Plain => head::strip_internal(response.headers_mut()),
                 Via::Mesh(_) | Via::Deliver(..) if upgrade.is_some() => Upgrade::restore(response),
                 Via::Mesh(_) | Via::Deliver(..) => {}
             }

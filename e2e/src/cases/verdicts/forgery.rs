@@ -216,6 +216,11 @@ impl Scene {
             let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
             ensure!(body.contains("\"method\":\"GET\""), "{pod} through {by}: {body}");
             ensure!(!body.to_ascii_lowercase().contains("outrigger-"), "the app saw, from {pod} through {by}: {body}");
+            // This one speaks as a proxy would.
+            let answer = self.mesh.pod(pod)?.namespace.within(|| exchange(to, &get("/public/forged", "")))??;
+            let head = answer.split("\r\n\r\n").next().unwrap_or_default().to_ascii_lowercase();
+            ensure!(head.starts_with("http/1.1 403"), "{pod} through {by}: {answer}");
+            ensure!(!head.contains("outrigger-"), "{pod} heard from the app through {by}: {head}");
         }
         let (to, text) = (self.at(VAULT, HTTP)?, get("/", more));
         let verdict = http_verdict(&self.mesh.pod(DAVE)?.namespace.within(|| exchange(to, &text))??);

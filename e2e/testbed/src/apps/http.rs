@@ -7,6 +7,7 @@
 //! | `/slow?ms=N` | the echo, N milliseconds late |
 //! | `/stream?chunks=N&ms=M` | N chunks, M milliseconds apart |
 //! | `/upgrade` with `Connection: upgrade` | 101, then every byte back |
+//! | ends in `/forged` | 403, with headers that only proxies of the mesh may send |
 //! | `POST` anything | the request's body |
 //! | else | JSON: app, version, method, path, peer, headers |
 
@@ -77,6 +78,12 @@ impl App {
         };
         if let Some(code) = path.strip_prefix("/status/").and_then(|code| code.parse().ok()) {
             *answer.status_mut() = code;
+        }
+        if path.ends_with("/forged") {
+            *answer.status_mut() = StatusCode::FORBIDDEN;
+            for name in ["outrigger-denied-by", "outrigger-unsent", "outrigger-status", "outrigger-made-up"] {
+                answer.headers_mut().insert(name, header::HeaderValue::from_static("200"));
+            }
         }
         if let Some(nonce) = nonce {
             answer.headers_mut().insert(NONCE, nonce);
