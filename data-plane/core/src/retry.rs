@@ -1,4 +1,4 @@
-//! How many retries a destination bears. Knows nothing of why a request failed.
+//! Whether a request is tried again ([`Tries`]), and how many retries a destination bears.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -8,6 +8,10 @@ use std::{
 use http::Method;
 
 use crate::clock;
+
+mod tries;
+
+pub use tries::Tries;
 
 /// Retries that are always allowed within [`WINDOW`] seconds.
 const FLOOR: u64 = 10;
@@ -85,6 +89,8 @@ impl Counter {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -12,8 +12,8 @@ use http_body_util::BodyExt;
 use outrigger_core::{
     Destination,
     balance::{Endpoint, Outcome, Picked},
-    config::{Protocol, Retry, Rule},
-    retry::idempotent,
+    config::{Protocol, Rule},
+    retry::Tries,
 };
 use outrigger_wire::names::headers;
 
@@ -33,8 +33,6 @@ pub(super) struct Plan<'a> {
     rule: Option<&'a Rule>,
     deadline: Option<Instant>,
     version: Version,
-    /// Tries of a request that may have reached an app.
-    attempts: u32,
 }
 
 /// How one try ended.
@@ -49,12 +47,6 @@ enum Tried {
     Refused(RequestError),
 }
 
-/// More tries of a request that was never sent, whatever its method.
-const UNSENT_RETRIES: u32 = 5;
-/// More tries of an idempotent request without a body whose connection broke, if the owner said nothing.
-const SAFE_RETRIES: u32 = 1;
-const BACK_OFF_MAX: Duration = Duration::from_secs(1);
-
 pub(super) async fn send(
     from: &Departure,
     plan: Plan<'_>,
@@ -67,9 +59,8 @@ pub(super) async fn send(
     exchange.peer = destination.service.name.clone();
     destination.budget.request(Instant::now());
     let hash = policy.hash_on.as_ref().and_then(|key| outrigger_core::route::hash_of(key, &view(from, &request)));
-    let attempts = if upgrade.is_some() { 0 } else { plan.attempts };
+    let mut tries = plan.tries(&request, upgrade);
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
-    let (mut unsent, mut sent) = (0, 0);
     let mut silence = if destination.endpoints.len() > 1 { Silence::GiveUp } else { Silence::Dial };
     loop {
         let (picked, again) = from.pick_untried(destination, plan.port, hash, &mut tried)?;
@@ -86,12 +77,9 @@ pub(super) async fn send(
             allowed
         };
         let record = |outcome| picked.record(outcome, Instant::now(), policy, &destination.endpoints);
-        let again = match try_once(from, &plan, &picked, request, upgrade, silence, sent < attempts).await {
+        let again = match try_once(from, &plan, &picked, request, upgrade, silence, &tries).await {
             Tried::Answer { answered: Answered { response, lease, request }, deadline } => match request {
-                Some(again) if plan.worth_retrying(&response) && budget() => {
-                    sent += 1;
-                    again
-                }
+                Some(again) if tries.answered(response.status(), is_unreached(&response), budget) => again,
                 _ => {
                     record(if response.status().is_server_error() { Outcome::Failure } else { Outcome::Success });
                     exchange.picked = Some(picked);
@@ -103,9 +91,7 @@ pub(super) async fn send(
             Tried::Unsent(back, error) => {
                 series().connect_failures.inc();
                 record(if error.nobody_there() { Outcome::Unreachable } else { Outcome::Failure });
-                unsent += 1;
-                // One that was asked before: more of that is what the budget is for.
-                if unsent > UNSENT_RETRIES || (silence == Silence::Dial && !budget()) {
+                if !tries.unsent(silence == Silence::Dial, budget) {
                     return Err(error);
                 }
                 request = back;
@@ -117,25 +103,23 @@ pub(super) async fn send(
             Tried::Refused(error) => return Err(error),
             // Whoever broke off its own upload says nothing about the endpoint.
             Tried::Broken(error, _) if exchange.upload_broke() => return Err(error),
-            Tried::Broken(error, replay) => {
-                sent += 1;
-                // Who is slow isn't helped by being asked twice, unless the owner says so.
-                let slow = matches!(error, RequestError::Timeout) && plan.retry().is_none();
-                match replay {
-                    Some(again) if !slow && budget() => again,
-                    _ => {
-                        record(Outcome::Failure);
-                        return Err(error);
-                    }
+            Tried::Broken(error, replay) => match replay {
+                Some(again) if tries.broken(matches!(error, RequestError::Timeout), budget) => again,
+                _ => {
+                    record(Outcome::Failure);
+                    return Err(error);
                 }
-            }
+            },
         };
         record(Outcome::Failure);
         request = again;
         series().retries.inc();
         exchange.set_sent(0);
         tried.push(picked.endpoint.clone());
-        plan.back_off(sent, from.worker.random()).await?;
+        let pause = tries.pause(Instant::now(), from.worker.random()).ok_or(RequestError::Timeout)?;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
     }
 }
 
@@ -146,7 +130,7 @@ async fn try_once(
     mut request: Box<Request<Relay>>,
     upgrade: Option<&Upgrade>,
     silence: Silence,
-    repeatable: bool,
+    tries: &Tries<'_>,
 ) -> Tried {
     let spec = &picked.endpoint.spec;
     let port = plan.target_port(picked);
@@ -158,9 +142,9 @@ async fn try_once(
         Err(error) => return Tried::Refused(error),
     };
     let connect = plan.destination.service.policy.connect_timeout;
-    let deadline = plan.try_deadline(Instant::now());
+    let deadline = tries.until(Instant::now());
     // HTTP/1 gives it back, if nobody stops waiting for that.
-    let kept = (repeatable && (http2 || deadline.is_some())).then(|| copy(&request, Relay::Empty));
+    let kept = (tries.repeatable() && (http2 || deadline.is_some())).then(|| copy(&request, Relay::Empty));
     let sending = from.worker.pool.send(target, http2, request, connect, silence);
     let sent = match deadline {
         Some(at) => match tokio::time::timeout_at(at.into(), sending).await {
@@ -177,12 +161,17 @@ async fn try_once(
                 Via::Mesh(_) | Via::Deliver(..) if upgrade.is_some() => Upgrade::restore(response),
                 Via::Mesh(_) | Via::Deliver(..) => {}
             }
-            answered.request = kept.or(answered.request).filter(|_| repeatable);
+            answered.request = kept.or(answered.request);
             Tried::Answer { answered, deadline }
         }
         Err(Failed { error, request: Some(request), unsent: true }) => Tried::Unsent(request, error.into()),
-        Err(Failed { error, request, .. }) => Tried::Broken(error.into(), kept.or(request).filter(|_| repeatable)),
+        Err(Failed { error, request, .. }) => Tried::Broken(error.into(), kept.or(request)),
     }
+}
+
+/// The proxy at the far end couldn't reach its app.
+fn is_unreached(response: &Response<Arriving>) -> bool {
+    head::has_internal(response.headers()) && response.headers().contains_key(UNSENT)
 }
 
 /// Gives a request the form that its target takes, and says whether that is HTTP/2; an app gets it if `wanted`.
@@ -269,12 +258,6 @@ pub(super) fn copy(request: &Request<Relay>, body: Relay) -> Box<Request<Relay>>
     again
 }
 
-/// The pause after `sent` tries: doubled with each, and up to half more, so that callers don't come back all at once.
-fn back_off(base: Duration, sent: u32, random: u32) -> Duration {
-    let pause = base.saturating_mul(1 << sent.saturating_sub(1).min(6)).min(BACK_OFF_MAX.max(base));
-    pause + pause / 512 * (random % 256)
-}
-
 impl<'a> Plan<'a> {
     pub(super) fn new(
         destination: &'a Destination,
@@ -286,16 +269,12 @@ impl<'a> Plan<'a> {
         let policy = &destination.service.policy;
         let limit = rule.and_then(|rule| rule.request_timeout).or(policy.request_timeout);
         let limit = limit.filter(|limit| !limit.is_zero());
-        let retry = rule.and_then(|rule| rule.retry.as_ref()).or(policy.retry.as_ref());
-        let repeatable = request.body().is_end_stream()
-            && (idempotent(request.method()) || retry.is_some_and(|retry| retry.non_idempotent));
         Self {
             destination,
             port,
             rule,
             deadline: limit.map(|limit| exchange.started() + limit),
             version: request.version(),
-            attempts: if repeatable { retry.map_or(SAFE_RETRIES, |retry| retry.attempts) } else { 0 },
         }
     }
 
@@ -303,57 +282,10 @@ impl<'a> Plan<'a> {
         picked.endpoint.spec.target_port(self.port)
     }
 
-    fn retry(&self) -> Option<&'a Retry> {
-        self.rule.and_then(|rule| rule.retry.as_ref()).or(self.destination.service.policy.retry.as_ref())
-    }
-
-    /// One try's limit: the route's, and never past the whole request's.
-    fn try_deadline(&self, now: Instant) -> Option<Instant> {
-        let one = self.rule.and_then(|rule| rule.backend_timeout).map(|limit| now + limit);
-        match (one, self.deadline) {
-            (Some(one), Some(all)) => Some(one.min(all)),
-            (one, all) => one.or(all),
-        }
-    }
-
-    /// The proxy at the far end couldn't reach its app, or the owner named this status.
-    fn worth_retrying(&self, response: &Response<Arriving>) -> bool {
-        (head::has_internal(response.headers()) && response.headers().contains_key(UNSENT))
-            || self.retry().is_some_and(|retry| retry.codes.contains(&response.status().as_u16()))
-    }
-
-    /// Waits before the next try, if the owner wants that, but never past the deadline.
-    async fn back_off(&self, sent: u32, random: u32) -> Result<(), RequestError> {
-        let pause = back_off(self.retry().map_or(Duration::ZERO, |retry| retry.backoff), sent, random);
-        if self.deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
-            return Err(RequestError::Timeout);
-        }
-        if sent > 0 && !pause.is_zero() {
-            tokio::time::sleep(pause).await;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_with_jitter_and_end_somewhere() {
-        let ms = Duration::from_millis;
-        for (base, sent, random, pause) in [
-            (0, 1, 255, 0),
-            (512, 1, 0, 512),
-            (512, 1, 255, 767),
-            (256, 2, 0, 512),
-            (256, 3, 256, 1000),
-            (100, u32::MAX, 0, 1000),
-            // The owner's own is the least, whatever our most.
-            (2048, 1, 0, 2048),
-            (2048, 9, 0, 2048),
-        ] {
-            assert_eq!(back_off(ms(base), sent, random), ms(pause), "{base} {sent} {random}");
-        }
+    fn tries(&self, request: &Request<Relay>, upgrade: Option<&Upgrade>) -> Tries<'a> {
+        let retry = self.rule.and_then(|rule| rule.retry.as_ref()).or(self.destination.service.policy.retry.as_ref());
+        let each = self.rule.and_then(|rule| rule.backend_timeout);
+        let whole = upgrade.is_none() && request.body().is_end_stream();
+        Tries::new(request.method(), whole, retry, each, self.deadline)
     }
 }
