@@ -277,4 +277,6 @@ impl Drop for Picked {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -8,13 +8,13 @@ use crate::{config::Service, hash::hash};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn policy(balancer: Balancer) -> TrafficPolicy {
+pub(super) fn policy(balancer: Balancer) -> TrafficPolicy {
     let message = wire::TrafficPolicy { balancer: balancer.into(), ..wire::TrafficPolicy::default() };
     let service = wire::Service { name: "shop/cart".into(), traffic_policy: Some(message), ..wire::Service::default() };
     Service::compile(service).unwrap().policy
 }
 
-fn spec(number: u8) -> EndpointSpec {
+pub(super) fn spec(number: u8) -> EndpointSpec {
     let message = wire::Endpoint {
         service: "shop/cart".into(),
         workload: format!("shop/{number:03}"),
@@ -86,7 +86,8 @@ impl Bench {
     }
 }
 
-const ALL: [Balancer; 4] = [Balancer::LeastRequest, Balancer::RoundRobin, Balancer::Random, Balancer::ConsistentHash];
+pub(super) const ALL: [Balancer; 4] =
+    [Balancer::LeastRequest, Balancer::RoundRobin, Balancer::Random, Balancer::ConsistentHash];
 
 #[test]
 fn every_balancer_reaches_every_endpoint_and_none_of_nothing() {
