@@ -105,6 +105,17 @@ impl Workers {
 }
 
 impl Worker {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self {
+            pool: Pool::new(engine.clone()),
+            series: SeriesCache::default(),
+            server_first: tcp::ServerFirst::default(),
+            rng: RefCell::new(SmallRng::from_os_rng()),
+            drain: Drain::default(),
+            engine,
+        }
+    }
+
     pub(crate) fn random(&self) -> u32 {
         use rand::RngCore;
         self.rng.borrow_mut().next_u32()
@@ -118,14 +129,7 @@ async fn run(
     accept: watch::Receiver<bool>,
     mut drain: watch::Receiver<bool>,
 ) {
-    let worker = Rc::new(Worker {
-        pool: Pool::new(engine.clone()),
-        series: SeriesCache::default(),
-        server_first: tcp::ServerFirst::default(),
-        rng: RefCell::new(SmallRng::from_os_rng()),
-        drain: Drain::default(),
-        engine,
-    });
+    let worker = Rc::new(Worker::new(engine));
     let ports =
         [(Port::Outbound, listeners.outbound), (Port::Inbound, listeners.inbound), (Port::Mesh, listeners.mesh)];
     for (port, sockets) in ports {
