@@ -69,12 +69,14 @@ struct Peer {
     id: PeerId,
     phase: Phase,
     beat: Beat,
+    /// It has answered a ping: before that nobody knows whether its workers do anything.
+    answered: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Joined,
-    /// Ready, and trusted if it is well until then.
+    /// Ready, and trusted if it is well until then and has shown it.
     Proving {
         until: Instant,
     },
@@ -178,7 +180,7 @@ impl Machine {
     /// Does what is due.
     pub(crate) fn tick(&mut self, now: Instant) {
         for at in 0..self.peers.len() {
-            let Peer { id, phase, beat } = self.peers[at];
+            let Peer { id, phase, beat, answered } = self.peers[at];
             match beat {
                 Beat::Due(due) if due <= now => {
                     self.peers[at].beat = Beat::Sent(now);
@@ -191,7 +193,7 @@ impl Machine {
                 }
                 _ => {}
             }
-            if matches!(self.peers[at].phase, Phase::Proving { until } if until <= now) {
+            if matches!(self.peers[at].phase, Phase::Proving { until } if until <= now && answered) {
                 self.peers[at].phase = Phase::Granted;
                 self.orders.push((id, Order::Go));
             }
@@ -206,7 +208,7 @@ impl Machine {
             (Beat::Sent(sent), _) => Some(sent + self.patience.answer_within),
         });
         let proofs = self.peers.iter().filter_map(|peer| match peer.phase {
-            Phase::Proving { until } => Some(until),
+            Phase::Proving { until } if peer.answered => Some(until),
             _ => None,
         });
         beats.chain(proofs).min()
@@ -216,7 +218,7 @@ impl Machine {
         if self.cause == Cause::Absent {
             self.cause = Cause::NotReady;
         }
-        self.peers.push(Peer { id, phase: Phase::Joined, beat: Beat::Off });
+        self.peers.push(Peer { id, phase: Phase::Joined, beat: Beat::Off, answered: false });
         if self.peers.len() > MAX_PEERS
             && let Some(at) = self.peers.iter().position(|peer| peer.phase != Phase::Accepting)
         {
@@ -261,6 +263,7 @@ impl Machine {
 
     fn pong(&mut self, now: Instant, at: usize) {
         if let Beat::Sent(sent) = self.peers[at].beat {
+            self.peers[at].answered = true;
             self.peers[at].beat = Beat::Due(now.max(sent + self.patience.ping_every));
             if self.peers[at].phase == Phase::Hung {
                 self.prove(now, at);
@@ -280,5 +283,7 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

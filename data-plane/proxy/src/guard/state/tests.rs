@@ -83,6 +83,25 @@ fn the_first_sidecar_is_trusted_at_once() {
     ]);
 }
 
+/// An old one was drained for one whose workers had never done anything.
+#[test]
+fn one_that_never_answered_is_not_trusted() {
+    story(&[
+        (0, On(1, Joined), Guard(Cause::NotReady), &[]),
+        (0, On(1, Said(Ready)), Guard(Cause::NotReady), &[(1, Order::Go)]),
+        (0, On(1, Said(Accepting)), Sidecar, &[]),
+        (1_000, On(2, Joined), Sidecar, &[]),
+        (1_000, Hang(2), Sidecar, &[]),
+        (2_000, On(2, Said(Ready)), Sidecar, &[]),
+        (2_500, Wait, Sidecar, &[(2, Order::Pause)]),
+        // One failure, though it wasn't that of the one that accepts.
+        (9_000, Resume(2), Sidecar, &[]),
+        (9_999, Wait, Sidecar, &[]),
+        (10_000, Wait, Sidecar, &[(2, Order::Go)]),
+        (10_001, On(2, Said(Accepting)), Sidecar, &[(1, Order::Drain)]),
+    ]);
+}
+
 #[test]
 fn after_a_death_a_sidecar_must_be_well_for_a_while() {
     story(&[
