@@ -331,7 +331,8 @@ impl Pool {
             give_up_after(link.socket(), SILENCE);
         }
         let pulse = Rc::new(Pulse::of(&link));
-        let settings = Settings { header_bytes: self.engine.limits.header_bytes, streams: STREAMS };
+        let settings =
+            Settings { header_bytes: self.engine.limits.header_bytes, streams: STREAMS, asked: target.via.is_proxy() };
         let ended = pulse.clone();
         let (sender, connection) = http2::open(link, settings, move || ended.socket.set(None)).await?;
         let opened = Rc::new(Http2 {
@@ -397,6 +398,11 @@ impl<'a> Via<'a> {
         }
     }
 
+    /// Whether HTTP is spoken with a proxy, and not with an app at the end of whatever is between.
+    fn is_proxy(&self) -> bool {
+        matches!(self, Self::Mesh(_))
+    }
+
     pub(crate) fn alpn(&self) -> &'static [u8] {
         match self {
             Self::Plain | Self::Mesh(_) => alpn::H2,
@@ -440,8 +446,7 @@ impl Peer {
             None => connections.iter().min_by_key(|it| it.streams.get())?,
         };
         let used = chosen.used.replace(now);
-        // An app may not like to be asked, and gRPC's servers end connections for it.
-        if identity.is_some() && now.saturating_duration_since(used) >= QUIET {
+        if target.via.is_proxy() && now.saturating_duration_since(used) >= QUIET {
             chosen.connection.life.doubt();
         }
         Some(chosen.clone())

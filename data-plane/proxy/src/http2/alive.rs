@@ -1,4 +1,5 @@
-//! Whether the peer of a connection is still there: PING (RFC 9113 section 6.7), sent only into silence.
+//! Whether the peer of a connection is still there: PING (RFC 9113 section 6.7), sent only into silence, and to no app that
+//! is called.
 
 use std::{
     cell::{Cell, OnceCell},

@@ -36,6 +36,9 @@ pub(crate) struct Settings {
     pub(crate) header_bytes: u32,
     /// Until the peer has said how many it allows, and whatever it allows.
     pub(crate) streams: usize,
+    /// Whether a silent peer is asked if it is still there. Servers of gRPC end connections for it, and an app that stands
+    /// still for some seconds isn't gone: only proxies are.
+    pub(crate) asked: bool,
 }
 
 /// What is known of a connection while its driver runs it.
@@ -67,14 +70,14 @@ where
         .await?;
     let state =
         Rc::new(Connection { closed: Cell::new(false), allowed: Cell::new(settings.streams), life: Life::default() });
-    tokio::task::spawn_local(drive(connection, gathered, settings.streams, state.clone(), ended));
+    tokio::task::spawn_local(drive(connection, gathered, settings, state.clone(), ended));
     Ok((sender, state))
 }
 
 async fn drive<S, E>(
     connection: h2::client::Connection<Gathered<S>, Bytes>,
     gathered: Gathered<S>,
-    most: usize,
+    settings: Settings,
     state: Rc<Connection>,
     ended: E,
 ) where
@@ -82,12 +85,12 @@ async fn drive<S, E>(
     E: FnOnce(),
 {
     let mut connection = connection;
-    let pings = connection.ping_pong();
+    let pings = settings.asked.then(|| connection.ping_pong()).flatten();
     let mut connection = pin!(connection);
     let mut gone = pin!(gone(pings, PATIENCE, &state.life, || gathered.reads()));
     let result = poll_fn(|cx| {
         let polled = gathered.poll(cx, |cx| connection.as_mut().poll(cx));
-        state.allowed.set(connection.max_concurrent_send_streams().min(most));
+        state.allowed.set(connection.max_concurrent_send_streams().min(settings.streams));
         match polled {
             Poll::Ready(result) => Poll::Ready(Some(result)),
             Poll::Pending => gone.as_mut().poll(cx).map(|()| None),

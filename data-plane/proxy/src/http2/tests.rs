@@ -33,7 +33,7 @@ where
             let ending = async { drop(ended.await) };
             serve(far, &Limits::default(), ending, handle).await
         });
-        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (sender, _) = open(near, settings, || {}).await.unwrap();
         test(sender).await;
         drop(end);
@@ -104,7 +104,7 @@ async fn a_body_is_passed_on_to_its_end_however_that_comes() {
         let (near, far) = tokio::io::duplex(1 << 16);
         let (middle, end) = tokio::io::duplex(1 << 16);
         spawn_local(async move { serve(end, &Limits::default(), std::future::pending(), echo).await });
-        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (sender, _) = open(middle, settings, || {}).await.unwrap();
         let pass_on = move |request: Request<Arriving>| {
             let mut sender = sender.clone();
@@ -216,7 +216,7 @@ impl Drop for Cancelled {
 async fn a_silent_peer_is_given_up() {
     let run = async {
         let (near, far) = tokio::io::duplex(1 << 16);
-        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (told, ended) = oneshot::channel();
         let (_sender, connection) = open(near, settings, move || told.send(()).unwrap()).await.unwrap();
         ended.await.unwrap();
@@ -226,12 +226,37 @@ async fn a_silent_peer_is_given_up() {
     LocalSet::new().run_until(run).await;
 }
 
+/// A minute of a peer that says nothing: whether its connection is still open, and how many PINGs it has got.
+async fn silent_minute(asked: bool) -> (bool, usize) {
+    let run = async {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked };
+        let (_sender, _connection) = open(near, settings, || {}).await.unwrap();
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(60), far.read_to_end(&mut said)).await;
+        let mut frames = &said[24..];
+        let mut pings = 0;
+        while let [a, b, c, kind, ..] = *frames {
+            pings += usize::from(kind == 6);
+            frames = &frames[9 + u32::from_be_bytes([0, a, b, c]) as usize..];
+        }
+        (ended.is_err(), pings)
+    };
+    LocalSet::new().run_until(run).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_says_nothing_is_left_alone() {
+    assert_eq!(silent_minute(true).await, (false, 1));
+    assert_eq!(silent_minute(false).await, (true, 0));
+}
+
 #[tokio::test]
 async fn a_peer_that_is_doubted_is_asked() {
     let run = async {
         let (near, far) = tokio::io::duplex(1 << 16);
         let server = spawn_local(async move { serve(far, &Limits::default(), std::future::pending(), echo).await });
-        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (_sender, connection) = open(near, settings, || {}).await.unwrap();
         for _ in 0..3 {
             connection.life.doubt();
@@ -251,7 +276,7 @@ async fn a_peer_that_is_doubted_is_asked() {
 async fn a_peer_that_hangs_gives_no_sign() {
     let run = async {
         let (near, _far) = tokio::io::duplex(1 << 16);
-        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (_sender, connection) = open(near, settings, || {}).await.unwrap();
         connection.life.doubt();
         let sign = tokio::time::timeout(Duration::from_millis(1900), connection.life.sign()).await;
