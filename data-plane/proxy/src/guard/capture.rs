@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use nix::errno::Errno;
 use outrigger_wire::names::canary;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -63,11 +64,21 @@ pub(super) async fn follow(captured: watch::Sender<bool>) {
 /// `None`: nobody can say.
 async fn is_captured() -> Option<bool> {
     let address = [IpAddr::V4(canary::V4), IpAddr::V6(canary::V6)].into_iter().find(|address| has_route(*address))?;
-    match call(address).await {
-        Ok(answered) => Some(answered),
+    verdict(call(address).await)
+}
+
+fn verdict(called: io::Result<bool>) -> Option<bool> {
+    let Err(error) = called else { return called.ok() };
+    match error.kind() {
         // Whoever accepted it had too many connections.
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => None,
-        Err(_) => Some(false),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => None,
+        // All ports of the pod are in use.
+        io::ErrorKind::AddrNotAvailable => None,
+        _ => match error.raw_os_error().map(Errno::from_raw) {
+            // All descriptors are.
+            Some(Errno::EMFILE | Errno::ENFILE) => None,
+            _ => Some(false),
+        },
     }
 }
 
@@ -91,6 +102,23 @@ async fn call(address: IpAddr) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_never_left_says_nothing_of_the_rules() {
+        let os = |errno: Errno| Err(io::Error::from_raw_os_error(errno as i32));
+        for (called, expected) in [
+            (Ok(true), Some(true)),
+            (Ok(false), Some(false)),
+            (os(Errno::ECONNREFUSED), Some(false)),
+            (os(Errno::EHOSTUNREACH), Some(false)),
+            (os(Errno::ECONNRESET), None),
+            (os(Errno::EADDRNOTAVAIL), None),
+            (os(Errno::EMFILE), None),
+            (os(Errno::ENFILE), None),
+        ] {
+            assert_eq!(verdict(called), expected);
+        }
+    }
 
     #[test]
     fn only_both_make_a_canary() {
