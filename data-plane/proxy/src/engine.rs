@@ -47,7 +47,7 @@ pub struct Limits {
     pub detect: Duration,
     /// How long an unknown destination's answer is waited for before the shared proxy takes the connection.
     pub lookup: Duration,
-    /// Decoded bytes of a request's header list.
+    /// Decoded bytes of a header list: 64 KiB of an app's own, and what proxies and RFC 9113 (32 for each field) add.
     pub header_bytes: u32,
     /// Streams that one HTTP/2 peer may have open.
     pub streams: u32,
@@ -93,7 +93,7 @@ impl Default for Limits {
             idle_stranger: Duration::from_secs(75),
             detect: Duration::from_millis(10),
             lookup: Duration::from_millis(50),
-            header_bytes: 60 * 1024,
+            header_bytes: 80 * 1024,
             streams: 256,
         }
     }
