@@ -37,6 +37,8 @@ pub struct Snapshot {
     /// Service of the shared proxies that the own workload had before, until those are known that it is to have now.
     shared_before: Option<Arc<str>>,
     pub trust: Arc<Vec<Trust>>,
+    /// Grows with each change of what workloads accept.
+    pub judgement: u64,
     /// Grows with each published snapshot of this process.
     pub generation: u64,
 }
@@ -106,6 +108,7 @@ impl Snapshot {
     pub fn set_inbound(&mut self, inbound: Arc<Inbound>) {
         let shared = self.shared_proxies().map(|known| known.service.name.clone());
         self.remove_inbound(&inbound.workload);
+        self.judgement += 1;
         if self.own_name.as_ref() == Some(&inbound.workload) {
             self.own = Some(inbound.clone());
             let known = self.shared_service().is_none_or(|wanted| self.services.contains_key(wanted));
@@ -120,6 +123,7 @@ impl Snapshot {
     /// Forgets what a workload accepts.
     pub fn remove_inbound(&mut self, workload: &str) {
         let Some(before) = self.inbounds.remove(workload) else { return };
+        self.judgement += 1;
         for address in &before.addresses {
             if self.inbound_addresses.get(address).is_some_and(|at| &*at.workload == workload) {
                 self.inbound_addresses.remove(address);
@@ -133,6 +137,7 @@ impl Snapshot {
     /// Says which workload this proxy serves.
     pub fn set_own(&mut self, workload: &str) {
         self.own = self.inbounds.get(workload).cloned();
+        self.judgement += 1;
         self.own_name = Some(workload.into());
     }
 

@@ -41,6 +41,7 @@ pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     svid: ArcSwapOption<Svid>,
     changed: watch::Sender<u64>,
+    judgement: watch::Sender<u64>,
     asks: mpsc::Sender<IpAddr>,
 }
 
@@ -48,8 +49,13 @@ impl Store {
     /// An empty store, and where it says which addresses workers asked for.
     pub fn new() -> (Arc<Self>, mpsc::Receiver<IpAddr>) {
         let (asks, asked) = mpsc::channel(1024);
-        let store =
-            Self { snapshot: ArcSwap::default(), svid: ArcSwapOption::empty(), changed: watch::Sender::new(0), asks };
+        let store = Self {
+            snapshot: ArcSwap::default(),
+            svid: ArcSwapOption::empty(),
+            changed: watch::Sender::new(0),
+            judgement: watch::Sender::new(0),
+            asks,
+        };
         (Arc::new(store), asked)
     }
 
@@ -71,12 +77,19 @@ impl Store {
         self.changed.subscribe()
     }
 
+    /// Resolves whenever a workload accepts something else than before; not with every endpoint that comes or goes, for
+    /// each connection that isn't looked into waits here.
+    pub fn judgements(&self) -> watch::Receiver<u64> {
+        self.judgement.subscribe()
+    }
+
     /// Makes `snapshot` the current one, then wakes who waits.
     pub fn publish(&self, mut snapshot: Snapshot) {
-        let generation = self.snapshot.load().generation + 1;
+        let (generation, judgement) = (self.snapshot.load().generation + 1, snapshot.judgement);
         snapshot.generation = generation;
         self.snapshot.store(Arc::new(snapshot));
         self.changed.send_modify(|n| *n += 1);
+        self.judgement.send_if_modified(|known| std::mem::replace(known, judgement) != judgement);
     }
 
     pub fn publish_svid(&self, svid: Svid) {
@@ -183,6 +196,26 @@ mod tests {
         };
         let (found, ()) = tokio::join!(store.lookup_within(ADDRESS, limit), publish);
         assert!(matches!(found, Lookup::Known(_)));
+    }
+
+    #[test]
+    fn judgements_are_those_of_what_workloads_accept() {
+        let (store, _asked) = Store::new();
+        let judgements = store.judgements();
+        let judged = || judgements.has_changed().unwrap();
+        let message = wire::Inbound {
+            workload: "shop/cart".into(),
+            identity: "spiffe://td/ns/shop/sa/cart".into(),
+            ..wire::Inbound::default()
+        };
+        let inbound = Arc::new(crate::config::Inbound::compile(message).unwrap());
+        assert!(!judged());
+        store.publish(snapshot(true));
+        assert!(!judged(), "a service decides nothing");
+        let mut next = Snapshot::clone(&store.load());
+        next.set_inbound(inbound);
+        store.publish(next);
+        assert!(judged());
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ mod serve;
 mod upgrade;
 
 pub(crate) use body::{Arriving, Relay};
-pub(crate) use deliver::{App, Arrival, CONNECT, Effective, deliver, unauthenticated};
+pub(crate) use deliver::{App, Arrival, CONNECT, Effective, Standing, deliver, unauthenticated};
 pub(crate) use error::RequestError;
 pub(crate) use exchange::{Exchange, no_name};
 pub(crate) use forward::{Caller, Departure, forward, turned_away};

@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::HashSet,
     error::Error,
+    future::pending,
     io,
     net::SocketAddr,
     sync::Arc,
@@ -230,7 +231,7 @@ fn claim(from: &Departure) -> tunnel::Caller {
 /// Carries an opaque connection whose destination has been dialled.
 pub(crate) async fn carry<S: Io>(from: &Departure, stream: &mut S, dialled: Dialled) {
     let names = [dialled.service.clone(), no_name(), no_name()];
-    pump_counted(&from.worker, Direction::Outbound, names, stream, dialled).await;
+    pump_counted(&from.worker, Direction::Outbound, names, stream, dialled, pending()).await;
 }
 
 /// Carries an opaque connection in, if it may.
@@ -252,7 +253,7 @@ pub(crate) async fn inbound<S: Io>(at: &Arrival, stream: &mut S, port: u16, head
     match dial_app(at, port).await {
         Ok(dialled) => {
             let names = [inbound.workload.clone(), no_name(), caller.name(&at.worker)];
-            pump_counted(&at.worker, Direction::Inbound, names, stream, dialled).await;
+            carry_while_allowed(at, &caller, names, stream, dialled).await;
         }
         Err(error) => tracing::debug!(%error, port, "the app can't be reached"),
     }
@@ -260,9 +261,23 @@ pub(crate) async fn inbound<S: Io>(at: &Arrival, stream: &mut S, port: u16, head
 
 /// Carries a plaintext connection in whose app has been dialled; that was asked before.
 pub(crate) async fn carry_in<S: Io>(at: &Arrival, inbound: &Inbound, stream: &mut S, dialled: Dialled) {
-    at.count(&judge_opaque(inbound, &at.stranger(), dialled.endpoint.port()));
+    let caller = at.stranger();
+    at.count(&judge_opaque(inbound, &caller, dialled.endpoint.port()));
     let names = [inbound.workload.clone(), no_name(), at.peer_name.clone()];
-    pump_counted(&at.worker, Direction::Inbound, names, stream, dialled).await;
+    carry_while_allowed(at, &caller, names, stream, dialled).await;
+}
+
+/// Nobody sees requests on it that could be judged one by one, so the connection itself is, whenever policies change.
+async fn carry_while_allowed<S: Io>(
+    at: &Arrival,
+    caller: &Effective,
+    names: [Arc<str>; 3],
+    stream: &mut S,
+    dialled: Dialled,
+) {
+    let port = dialled.endpoint.port();
+    let denied = at.denied(|inbound| judge_opaque(inbound, caller, port));
+    pump_counted(&at.worker, Direction::Inbound, names, stream, dialled, denied).await;
 }
 
 /// Dials the app.
@@ -282,6 +297,24 @@ pub(crate) fn judge_opaque<'a>(inbound: &'a Inbound, caller: &Effective, port: u
 }
 
 impl Arrival {
+    /// Resolves once policies deny what they have allowed, and says which one does; that is counted. While there is no
+    /// configuration nothing has changed.
+    pub(crate) async fn denied(&self, judge: impl Fn(&Inbound) -> Verdict<'_>) -> Option<Arc<str>> {
+        let mut judgements = self.worker.engine.store.judgements();
+        loop {
+            if let Some(inbound) = self.inbound() {
+                let verdict = judge(&inbound);
+                if !verdict.allowed {
+                    self.worker.series.policy(&self.worker.engine.metrics, verdict.policy).denied.inc();
+                    return verdict.policy.cloned();
+                }
+            }
+            if judgements.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+
     /// Counts what came of a connection, once.
     fn count(&self, verdict: &Verdict<'_>) {
         let (series, metrics) = (&self.worker.series, &self.worker.engine.metrics);
@@ -300,19 +333,25 @@ async fn pump_counted<S: Io>(
     names: [Arc<str>; 3],
     stream: &mut S,
     mut dialled: Dialled,
+    denied: impl Future<Output = Option<Arc<str>>>,
 ) {
     let (wall, started) = (SystemTime::now(), Instant::now());
     let series = worker.series.tcp(&worker.engine.metrics, direction, &names);
     let counted = series.open();
-    let (flag, carried) = match pump(stream, &mut dialled.link).await {
-        Ok(carried) => ("", carried),
-        Err(_) => ("reset", Carried::default()),
+    let (flag, carried, policy) = tokio::select! {
+        biased;
+        policy = denied => ("denied", Carried::default(), policy),
+        carried = pump(stream, &mut dialled.link) => match carried {
+            Ok(carried) => ("", carried, None),
+            Err(_) => ("reset", Carried::default(), None),
+        },
     };
     counted.close(carried.sent, carried.received);
     let [service, _, _] = names;
     worker.engine.log.write(Record {
         service: Some(service),
         endpoint: Some(dialled.endpoint),
+        policy,
         duration: started.elapsed(),
         received: carried.sent,
         sent: carried.received,

@@ -11,6 +11,7 @@ mod plaintext;
 mod policy;
 mod probes;
 mod question;
+mod standing;
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "verdicts are the same whichever proxy gives them", run: equality::sidecars_come_and_go },
@@ -21,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
         run: forgery::tunnels_claim_in_vain,
     },
     Case { name: "verdicts: a token gets its own identity and its own policy alone", run: identity::own_alone },
+    Case { name: "verdicts: open connections are judged again when policies change", run: standing::judged_again },
     Case { name: "verdicts: strict mTLS refuses plaintext on every port", run: plaintext::strict_refuses },
     Case { name: "verdicts: the platform's probes are let in, and nothing with them", run: probes::let_in },
     Case {

@@ -9,7 +9,7 @@ use std::{
 
 use http::{Request, Response, Version};
 use outrigger_core::{
-    access::{AccessRequest, HttpView},
+    access::{AccessRequest, HttpView, Verdict},
     config::{Inbound, Protocol},
     route::CallerView,
 };
@@ -85,7 +85,7 @@ pub(crate) async fn deliver(at: Rc<Arrival>, mut request: Request<Arriving>) -> 
 }
 
 async fn admit(
-    at: &Arrival,
+    at: &Rc<Arrival>,
     mut request: Box<Request<Relay>>,
     upgrade: Option<&Upgrade>,
     exchange: &mut Exchange,
@@ -113,9 +113,13 @@ async fn admit(
 
     let declared = inbound.port(claims.port).map(|port| port.protocol);
     let http2 = upgrade.is_none() && (claims.version == Version::HTTP_2 || declared == Some(Protocol::Http2));
+    let port = claims.port;
+    if upgrade.is_some() {
+        exchange.standing = Some(Box::new(Standing::new(at.clone(), claims, &request)));
+    }
     head::for_app(&mut request, upgrade, http2)?;
-    let target = at.app.target(claims.port);
-    exchange.endpoint = Some(SocketAddr::new(target.address.ip(), claims.port));
+    let target = at.app.target(port);
+    exchange.endpoint = Some(SocketAddr::new(target.address.ip(), port));
     let sent = at.worker.pool.send(target, http2, request, CONNECT, Silence::Dial).await;
     let Answered { mut response, lease, .. } = sent.map_err(|failed| failed.error)?;
     head::strip_internal(response.headers_mut());
@@ -160,6 +164,29 @@ impl Claims {
     }
 }
 
+/// A request by which a connection changed its protocol. What is said on it then nobody sees, so policies judge the
+/// request again when they change.
+pub(crate) struct Standing {
+    at: Rc<Arrival>,
+    claims: Claims,
+    request: Request<()>,
+}
+
+impl Standing {
+    fn new<B>(at: Rc<Arrival>, claims: Claims, request: &Request<B>) -> Self {
+        let mut copy = Request::new(());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        Self { at, claims, request: copy }
+    }
+
+    /// Resolves once policies deny it, and says which one does.
+    pub(super) async fn denied(&self) -> Option<Arc<str>> {
+        self.at.denied(|inbound| self.at.judge(inbound, &self.claims, &self.request)).await
+    }
+}
+
 impl Arrival {
     /// The configuration of the workload that is called; none before the control plane has said it once.
     pub(crate) fn inbound(&self) -> Option<Arc<Inbound>> {
@@ -194,6 +221,15 @@ impl Arrival {
         request: &Request<Relay>,
         exchange: &mut Exchange,
     ) -> Result<(), RequestError> {
+        let verdict = self.judge(inbound, claims, request);
+        for policy in &verdict.audits {
+            self.worker.series.policy(&self.worker.engine.metrics, Some(policy)).audited.inc();
+        }
+        exchange.policy = verdict.policy.cloned();
+        if verdict.allowed { Ok(()) } else { Err(RequestError::Denied(verdict.policy.cloned())) }
+    }
+
+    fn judge<'a, B>(&self, inbound: &'a Inbound, claims: &Claims, request: &Request<B>) -> Verdict<'a> {
         let http = HttpView {
             method: request.method(),
             path: request.uri().path(),
@@ -209,14 +245,9 @@ impl Arrival {
             http: (!opaque).then_some(http),
         };
         if ports::is_own(claims.port) || (inbound.strict && claims.caller.identity.is_none()) {
-            return Err(RequestError::Denied(None));
+            return Verdict { allowed: false, policy: None, audits: Vec::new() };
         }
-        let verdict = inbound.authorise(&asked);
-        for policy in &verdict.audits {
-            self.worker.series.policy(&self.worker.engine.metrics, Some(policy)).audited.inc();
-        }
-        exchange.policy = verdict.policy.cloned();
-        if verdict.allowed { Ok(()) } else { Err(RequestError::Denied(verdict.policy.cloned())) }
+        inbound.authorise(&asked)
     }
 }
 

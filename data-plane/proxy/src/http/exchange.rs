@@ -13,7 +13,7 @@ use outrigger_core::balance::Picked;
 use outrigger_wire::{SpiffeId, names::headers};
 
 use super::{
-    Arriving, Quiet, Relay,
+    Arriving, Quiet, Relay, Standing,
     body::Upload,
     error::{RequestError, UNSENT},
     head,
@@ -52,6 +52,8 @@ pub(crate) struct Exchange {
     pub(crate) received: u64,
     pub(crate) picked: Option<Picked>,
     pub(crate) lease: Option<Lease>,
+    /// Inbound: the request that changes its connection's protocol, as policies judged it.
+    pub(crate) standing: Option<Box<Standing>>,
 }
 
 /// What the access log says of the request as it came.
@@ -115,6 +117,7 @@ impl Exchange {
             received: 0,
             picked: None,
             lease: None,
+            standing: None,
             quiet: quiet.clone(),
             worker,
         }
@@ -157,8 +160,8 @@ impl Exchange {
             declined => declined,
         };
         head::strip_hop_by_hop(response.headers_mut());
-        // What proxies tell each other is none of an app's business.
-        if head::has_internal(response.headers()) {
+        // What proxies tell each other is none of an app's business. Of apps nothing of that kind comes here.
+        if self.direction == Direction::Outbound && head::has_internal(response.headers()) {
             for name in [UNSENT, headers::STATUS] {
                 response.headers_mut().remove(name);
             }

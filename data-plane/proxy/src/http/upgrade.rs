@@ -1,7 +1,10 @@
 //! Changing the protocol of a connection: HTTP/1.1 Upgrade (RFC 9110 section 7.8) at the ends, extended CONNECT
 //! (RFC 8441) between proxies. Not one byte goes through before the far end has agreed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    future::pending,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -111,12 +114,26 @@ impl Upgrade {
             let (Ok(mut downstream), Arriving::Tunnel(mut upstream)) = (downstream.await, body) else {
                 return exchange.broken("upgrade_failed");
             };
-            match pump(&mut downstream, &mut upstream).await {
-                Ok(carried) => {
-                    exchange.set_sent(carried.sent);
-                    exchange.received = carried.received;
+            let standing = exchange.standing.take();
+            let denied = async {
+                match &standing {
+                    Some(standing) => standing.denied().await,
+                    None => pending().await,
                 }
-                Err(_) => exchange.broken("upstream_reset"),
+            };
+            tokio::select! {
+                biased;
+                policy = denied => {
+                    exchange.policy = policy;
+                    exchange.broken("denied");
+                }
+                carried = pump(&mut downstream, &mut upstream) => match carried {
+                    Ok(carried) => {
+                        exchange.set_sent(carried.sent);
+                        exchange.received = carried.received;
+                    }
+                    Err(_) => exchange.broken("upstream_reset"),
+                },
             }
             drop(admitted);
         });
