@@ -249,18 +249,21 @@ impl World {
             let use_of_it = Picked::new(endpoint.clone(), self.at(), Place::default());
             use_of_it.finish(Outcome::Success, self.at() + Duration::from_millis(1), &self.policy, &self.set);
         }
-        let share = self.model.shares();
-        let picks = 200 * share.len();
-        let mut counts = vec![0; share.len()];
+        let by_table = self.policy.balancer == Balancer::ConsistentHash;
+        let zone = if by_table { "" } else { ZONES[self.below(ZONES.len())] };
+        let (members, _) = self.model.may_pick(self.now, &[], zone);
+        let total: u32 = members.iter().map(|spec| spec.weight).sum();
+        let picks = 200 * members.len();
+        let mut counts = vec![0; members.len()];
         for _ in 0..picks {
             let (hash, at, dice) = (self.dice.random(), self.at(), &mut self.dice);
-            let picked = self.set.pick(&self.policy, Some(hash), &mut || dice.random(), at, &[], "");
-            let endpoint = picked.expect("there are some, and nothing is in the way").endpoint.spec.clone();
-            let at = share.iter().position(|(spec, _)| *spec == endpoint);
-            counts[at.unwrap_or_else(|| panic!("{endpoint:?} has no share; {}", self.where_it_is()))] += 1;
+            let picked = self.set.pick(&self.policy, Some(hash), &mut || dice.random(), at, &[], zone);
+            let spec = picked.expect("there are some, and nothing is in the way").endpoint.spec.clone();
+            let at = members.iter().position(|of| *of == spec);
+            counts[at.unwrap_or_else(|| panic!("{spec:?}, not {members:?}; {}", self.where_it_is()))] += 1;
         }
-        for ((spec, share), count) in share.iter().zip(&counts) {
-            let (count, expected) = (f64::from(*count), share * picks as f64);
+        for (spec, &count) in members.iter().zip(&counts) {
+            let (count, expected) = (f64::from(count), picks as f64 * f64::from(spec.weight) / f64::from(total));
             let fair = count > expected / 3.0 && count < expected * 2.5;
             assert!(fair, "{count} times {spec:?}, should be {expected}; {}", self.where_it_is());
         }

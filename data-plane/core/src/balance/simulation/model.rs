@@ -31,6 +31,9 @@ struct Known {
 #[derive(Clone, Default)]
 pub(super) struct Model(Vec<(EndpointSpec, Rc<Live>)>);
 
+/// Which endpoints, and whether those don't count that are left alone.
+type Tier<'a> = (&'a dyn Fn(&EndpointSpec) -> bool, bool);
+
 /// How long others leave it to one to find out.
 const TRIAL: Duration = Duration::from_secs(2);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -141,7 +144,7 @@ impl Model {
         let near = |spec: &EndpointSpec| !spec.draining && *spec.zone == *zone;
         let count = self.0.iter().filter(|(spec, _)| near(spec)).count();
         let enough = !zone.is_empty() && count < ready && count * 3 >= ready;
-        let tiers: [(&dyn Fn(&EndpointSpec) -> bool, bool); 5] = [
+        let tiers: [Tier<'_>; 5] = [
             (&|spec| enough && near(spec), true),
             (&|spec| !spec.draining, true),
             (&|spec| spec.draining, true),
@@ -157,13 +160,5 @@ impl Model {
             }
         }
         (Vec::new(), false)
-    }
-
-    /// Who should have which part of the requests, if all are well.
-    pub(super) fn shares(&self) -> Vec<(EndpointSpec, f64)> {
-        let some_ready = self.0.iter().any(|(spec, _)| !spec.draining);
-        let members: Vec<_> = self.0.iter().map(|(spec, _)| spec).filter(|spec| spec.draining != some_ready).collect();
-        let total: f64 = members.iter().map(|spec| f64::from(spec.weight)).sum();
-        members.into_iter().map(|spec| (spec.clone(), f64::from(spec.weight) / total)).collect()
     }
 }
