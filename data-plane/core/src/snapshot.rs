@@ -35,7 +35,7 @@ pub struct Snapshot {
     /// Name of this proxy's own workload.
     pub own_name: Option<Arc<str>>,
     /// Service of the shared proxies that the own workload had before, until those are known that it is to have now.
-    shared_before: Option<Arc<str>>,
+    pub shared_before: Option<Arc<str>>,
     pub trust: Arc<Vec<Trust>>,
     /// Grows with each change of what workloads accept.
     pub judgement: u64,

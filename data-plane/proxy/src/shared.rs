@@ -50,9 +50,7 @@ async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: S
     };
     match header {
         GuardHeader::Outbound { .. } => {
-            let snapshot = worker.engine.store.load();
-            let (address, own) = (destination.ip(), worker.engine.tls.identity());
-            if leads_here(&snapshot, address) || leads_to_shared_proxies(&snapshot, own.as_ref(), address) {
+            if leads_back(worker, destination.ip()) {
                 return tracing::warn!(%guard, %destination, "refused: it leads to a shared proxy");
             }
             let caller = Caller { identity: Some(guard), address: pod, acting: true };
@@ -97,6 +95,11 @@ fn app_of(worker: &Worker, guard: SpiffeId, pod: IpAddr, destination: SocketAddr
     Some(App::Through { workload: inbound.workload.clone(), identity: guard, address: destination.ip() })
 }
 
+fn leads_back(worker: &Worker, address: IpAddr) -> bool {
+    let (snapshot, own) = (worker.engine.store.load(), worker.engine.tls.identity());
+    leads_here(&snapshot, address) || leads_to_shared_proxies(&snapshot, own.as_ref(), address)
+}
+
 /// Addresses that mean this very pod: nobody's app calls those through a shared proxy.
 fn leads_here(snapshot: &Snapshot, address: IpAddr) -> bool {
     let address = address.to_canonical();
@@ -115,7 +118,7 @@ fn leads_here(snapshot: &Snapshot, address: IpAddr) -> bool {
 /// Whether a service or pod of shared proxies has the address, of whichever pool: each knows all that may act for others.
 fn leads_to_shared_proxies(snapshot: &Snapshot, own: Option<&SpiffeId>, address: IpAddr) -> bool {
     let Some(Some(known)) = snapshot.addresses.get(&address) else { return false };
-    let acting = snapshot.own.as_ref().map_or(&[][..], |own| &own.acting_identities);
+    let acting = snapshot.own.as_ref().map_or(&[][..], |own| &own.acting_identities[..]);
     let acts = |identity: &SpiffeId| own == Some(identity) || acting.contains(identity);
     known.endpoints.iter().any(|endpoint| endpoint.spec.identity.as_ref().is_some_and(acts))
 }

@@ -220,15 +220,13 @@ fn other_shared_proxies_are_known_before_the_former_are_let_go() {
     assert!(published, "its policies are in force at once");
     assert_eq!(told(&next), ["E+mesh/own/*", "S+mesh/own"]);
     assert_eq!(carries(&guard).as_deref(), Some("mesh/all"));
-    // Another change meanwhile doesn't cut it off either.
     guard.apply(Kind::Inbound, vec![inbound("shop/front", 3, "mesh/own")], &[]);
-    assert_eq!(carries(&guard).as_deref(), Some("mesh/all"));
+    assert_eq!(carries(&guard).as_deref(), Some("mesh/all"), "still, after another change");
     assert_eq!(told(&answer(&mut guard, "mesh/own", "10.0.0.2")), ["E-mesh/all/*", "S-mesh/all"]);
     assert_eq!((carries(&guard).as_deref(), guard.services()), (Some("mesh/own"), ["mesh/own"].into()));
 
-    // What it isn't to have any more it doesn't go on with.
     guard.apply(Kind::Inbound, vec![inbound("shop/front", 4, "")], &[]);
-    assert_eq!((carries(&guard), guard.services()), (None, [].into()));
+    assert_eq!((carries(&guard), guard.services()), (None, [].into()), "it is to have none");
 }
 
 #[test]
