@@ -1,6 +1,10 @@
 //! What is read from pods here and there.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use outrigger_wire::names::SYSTEM_NAMESPACE;
+
+/// Selects what belongs to shared proxies, of all pools.
+pub(crate) const SHARED_PROXIES: &str = "app.kubernetes.io/component=shared-proxy";
 
 pub(crate) fn namespace(pod: &Pod) -> &str {
     pod.metadata.namespace.as_deref().unwrap_or_default()
@@ -33,6 +37,11 @@ pub(crate) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
     init.chain(spec.into_iter().flat_map(|spec| &spec.containers))
+}
+
+pub(crate) fn is_shared_proxy(pod: &Pod) -> bool {
+    let component = label(pod, "app.kubernetes.io/component");
+    namespace(pod) == SYSTEM_NAMESPACE && component == Some("shared-proxy")
 }
 
 pub(crate) fn phase(pod: &Pod) -> &str {

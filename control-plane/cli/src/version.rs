@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
-use outrigger_wire::names::{CONTROLLER_NAME, INJECTED_ANNOTATION, SHARED_NAME, SYSTEM_NAMESPACE, containers};
+use outrigger_wire::names::{CONTROLLER_NAME, INJECTED_ANNOTATION, SYSTEM_NAMESPACE, containers};
 use serde::Serialize;
 
 use crate::{
@@ -69,15 +69,14 @@ pub(crate) fn run(options: &Options, flags: &cluster::Options) -> Result<ExitCod
 async fn ask(flags: &cluster::Options) -> Result<InCluster> {
     let _progress = Progress::start("asking the cluster");
     let cluster = Cluster::connect(flags).await?;
-    let of_deployment = async |name: &str| -> Result<Counted> {
-        let pods = cluster.pods_of(SYSTEM_NAMESPACE, name).await?.unwrap_or_default();
-        Ok(counted(&pods, |pod| pods::label(pod, "app.kubernetes.io/version")))
-    };
+    let own = |pods: &[Pod]| counted(pods, |pod| pods::label(pod, "app.kubernetes.io/version"));
+    let controllers = cluster.pods_of(SYSTEM_NAMESPACE, CONTROLLER_NAME).await?.unwrap_or_default();
     let all = cluster.all::<Pod>(ListParams::default()).await?;
-    let meshed: Vec<_> = all.into_iter().filter(|pod| pods::has(pod, containers::GUARD)).collect();
+    let (shared, others): (Vec<_>, Vec<_>) = all.into_iter().partition(pods::is_shared_proxy);
+    let meshed: Vec<_> = others.into_iter().filter(|pod| pods::has(pod, containers::GUARD)).collect();
     Ok(InCluster {
-        controllers: of_deployment(CONTROLLER_NAME).await?,
-        shared_proxies: of_deployment(SHARED_NAME).await?,
+        controllers: own(&controllers),
+        shared_proxies: own(&shared),
         pods: counted(&meshed, |pod| pods::annotation(pod, INJECTED_ANNOTATION)),
         kubernetes: cluster.version,
     })

@@ -29,6 +29,9 @@ pub(crate) fn checks(facts: &After) -> Checks {
     webhooks(&mut checks, facts);
     checks.category("data plane");
     deployment(&mut checks, "shared-proxies", "the shared proxies", &facts.shared);
+    for (name, pool) in checks.seen("shared-proxies", &facts.pools).into_iter().flatten() {
+        judge(&mut checks, "shared-proxies", &format!("the pool {name}"), pool, "raise its replicas in shared.pools");
+    }
     namespaces(&mut checks, facts);
     if let Some(pods) = checks.seen("unmeshed-pods", &facts.pods) {
         unmeshed(&mut checks, facts, pods);
@@ -54,6 +57,12 @@ fn deployment(checks: &mut Checks, name: &'static str, what: &str, looked: &Look
         checks.failure(name, format!("{what}: no such Deployment in outrigger-system"), "outrigger upgrade");
         return None;
     };
+    judge(checks, name, what, found, "outrigger upgrade --ha");
+    Some(())
+}
+
+/// `more`: how there come to be more replicas than one.
+fn judge(checks: &mut Checks, name: &'static str, what: &str, found: &Deployment, more: &str) {
     let Deployment { wanted, ready, updated } = *found;
     let counted = format!("{what}: {ready} of {wanted} replicas ready");
     let remedy = "kubectl -n outrigger-system get pods, and describe those that aren't ready";
@@ -63,10 +72,9 @@ fn deployment(checks: &mut Checks, name: &'static str, what: &str, looked: &Look
         _ if updated < wanted => {
             checks.warning(name, format!("{counted}, a rollout goes on"), "wait for it, or look at it")
         }
-        1 => checks.warning(name, format!("{counted}: one alone has nobody to take over"), "outrigger upgrade --ha"),
+        1 => checks.warning(name, format!("{counted}: one alone has nobody to take over"), more),
         _ => checks.ok(name, counted),
     }
-    Some(())
 }
 
 fn controllers(checks: &mut Checks, facts: &After) {

@@ -52,6 +52,8 @@ pub(crate) struct After {
     pub(crate) server_version: String,
     pub(crate) controller: Looked<Option<Deployment>>,
     pub(crate) shared: Looked<Option<Deployment>>,
+    /// Of shared proxies that some namespaces have for themselves, by name.
+    pub(crate) pools: Looked<Vec<(String, Deployment)>>,
     pub(crate) replicas: Vec<Replica>,
     /// Who holds the Lease.
     pub(crate) leader: Looked<Option<String>>,

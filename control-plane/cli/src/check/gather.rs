@@ -65,6 +65,7 @@ pub(super) async fn after(cluster: &Cluster) -> After {
         server_version: cluster.version.clone(),
         controller: looked(deployment(cluster, CONTROLLER_NAME).await),
         shared: looked(deployment(cluster, SHARED_NAME).await),
+        pools: looked(pools(cluster).await),
         replicas,
         leader: looked(leader(cluster).await),
         injector,
@@ -192,14 +193,23 @@ async fn crds(cluster: &Cluster) -> Result<Vec<Crd>> {
 
 async fn deployment(cluster: &Cluster, name: &str) -> Result<Option<Deployment>> {
     let found = cluster::found(cluster.of::<AppsDeployment>(SYSTEM_NAMESPACE).get(name).await)?;
-    Ok(found.map(|deployment| {
-        let status = deployment.status.unwrap_or_default();
-        Deployment {
-            wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
-            ready: status.ready_replicas.unwrap_or_default(),
-            updated: status.updated_replicas.unwrap_or_default(),
-        }
-    }))
+    Ok(found.map(replicas_of))
+}
+
+async fn pools(cluster: &Cluster) -> Result<Vec<(String, Deployment)>> {
+    let params = ListParams::default().labels(pods::SHARED_PROXIES);
+    let all = cluster::list(&cluster.of::<AppsDeployment>(SYSTEM_NAMESPACE), params).await?;
+    let named = all.into_iter().map(|it| (it.name_any(), replicas_of(it)));
+    Ok(named.filter(|(name, _)| name != SHARED_NAME).collect())
+}
+
+fn replicas_of(deployment: AppsDeployment) -> Deployment {
+    let status = deployment.status.unwrap_or_default();
+    Deployment {
+        wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
+        ready: status.ready_replicas.unwrap_or_default(),
+        updated: status.updated_replicas.unwrap_or_default(),
+    }
 }
 
 async fn replicas(cluster: &Cluster, injector: Option<&[Webhook]>) -> Vec<Replica> {

@@ -46,6 +46,7 @@ fn well() -> After {
         server_version: "v1.34.4".into(),
         controller: Ok(Some(Deployment { wanted: 2, ready: 2, updated: 2 })),
         shared: Ok(Some(Deployment { wanted: 2, ready: 2, updated: 2 })),
+        pools: Ok(vec![("outrigger-shared-pay".into(), Deployment { wanted: 2, ready: 2, updated: 2 })]),
         replicas: vec![replica("outrigger-controller-a"), replica("outrigger-controller-b")],
         leader: Ok(Some("outrigger-controller-a".into())),
         injector: Ok(Some(vec![webhook.clone()])),
@@ -106,7 +107,7 @@ fn before_the_mesh() {
 
 #[test]
 fn with_the_mesh() {
-    let cases: [Case<After>; 24] = [
+    let cases: [Case<After>; 25] = [
         ("well", &[], |_| {}),
         ("not installed", &["controller failure"], |it| it.controller = Ok(None)),
         ("none ready", &["controller failure"], |it| it.controller.as_mut().unwrap().as_mut().unwrap().ready = 0),
@@ -114,6 +115,7 @@ fn with_the_mesh() {
             it.controller = Ok(Some(Deployment { wanted: 1, ready: 1, updated: 1 }));
         }),
         ("shared proxies", &["shared-proxies failure"], |it| it.shared = Ok(None)),
+        ("a pool", &["shared-proxies failure"], |it| it.pools.as_mut().unwrap()[0].1.ready = 0),
         ("another version", &["version warning"], |it| {
             it.replicas.iter_mut().for_each(|r| r.version = Some("9".into()))
         }),

@@ -6,7 +6,7 @@ use anyhow::Result;
 use futures_util::{StreamExt, future::join_all, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
-use outrigger_wire::names::{INJECTED_ANNOTATION, SHARED_NAME, SYSTEM_NAMESPACE, containers, ports};
+use outrigger_wire::names::{INJECTED_ANNOTATION, containers, ports};
 use serde_json::Value;
 
 use super::{
@@ -89,9 +89,7 @@ async fn pages(controller: &mut Controller) -> Result<Pages> {
 /// A pod's proxies and the ports of their admin interfaces; none if it has none.
 fn parts(pod: &Pod) -> Option<(PodFacts, Vec<(&'static str, u16)>)> {
     let (sidecar, guard) = (pods::has(pod, containers::SIDECAR), pods::has(pod, containers::GUARD));
-    let shared =
-        pods::namespace(pod) == SYSTEM_NAMESPACE && pods::label(pod, "app.kubernetes.io/name") == Some(SHARED_NAME);
-    let (mode, parts) = match (sidecar, guard, shared) {
+    let (mode, parts) = match (sidecar, guard, pods::is_shared_proxy(pod)) {
         (_, _, true) => (Mode::SharedProxy, vec![("shared", ports::ADMIN)]),
         (true, true, _) => (Mode::Sidecar, vec![("sidecar", ports::ADMIN), ("guard", ports::GUARD_ADMIN)]),
         (true, false, _) => (Mode::Sidecar, vec![("sidecar", ports::ADMIN)]),

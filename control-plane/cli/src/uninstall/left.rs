@@ -13,9 +13,7 @@ use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
-use outrigger_wire::names::{
-    CONTROLLER_NAME, GROUP, ROOT_SECRET, SHARED_NAME, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, containers,
-};
+use outrigger_wire::names::{CONTROLLER_NAME, GROUP, ROOT_SECRET, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, containers};
 use serde::de::DeserializeOwned;
 
 use super::Report;
@@ -36,12 +34,14 @@ pub(super) async fn look(cluster: &Cluster) -> Result<Report> {
     global::<ValidatingWebhookConfiguration>(cluster, CONFIGURATION, left).await?;
     global::<ClusterRole>(cluster, CONTROLLER_NAME, left).await?;
     global::<ClusterRoleBinding>(cluster, CONTROLLER_NAME, left).await?;
-    for name in [CONTROLLER_NAME, SHARED_NAME] {
-        own::<Deployment>(cluster, name, left).await?;
-        own::<PodDisruptionBudget>(cluster, name, left).await?;
-        own::<Service>(cluster, name, left).await?;
-        own::<ServiceAccount>(cluster, name, left).await?;
-    }
+    own::<Deployment>(cluster, CONTROLLER_NAME, left).await?;
+    own::<PodDisruptionBudget>(cluster, CONTROLLER_NAME, left).await?;
+    own::<Service>(cluster, CONTROLLER_NAME, left).await?;
+    own::<ServiceAccount>(cluster, CONTROLLER_NAME, left).await?;
+    shared::<Deployment>(cluster, left).await?;
+    shared::<PodDisruptionBudget>(cluster, left).await?;
+    shared::<Service>(cluster, left).await?;
+    shared::<ServiceAccount>(cluster, left).await?;
     own::<Role>(cluster, CONTROLLER_NAME, left).await?;
     own::<RoleBinding>(cluster, CONTROLLER_NAME, left).await?;
     own::<Lease>(cluster, CONTROLLER_NAME, left).await?;
@@ -97,5 +97,19 @@ where
     if cluster::found(cluster.of::<K>(SYSTEM_NAMESPACE).get_metadata(name).await)?.is_some() {
         left.push(format!("{} {SYSTEM_NAMESPACE}/{name}", K::kind(&())));
     }
+    Ok(())
+}
+
+/// Of shared proxies, of all pools.
+async fn shared<K>(cluster: &Cluster, left: &mut Vec<String>) -> Result<()>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let params = ListParams::default().labels(pods::SHARED_PROXIES);
+    let found = cluster::list(&cluster.of::<K>(SYSTEM_NAMESPACE), params).await?;
+    left.extend(found.iter().map(|it| format!("{} {SYSTEM_NAMESPACE}/{}", K::kind(&()), it.name_any())));
     Ok(())
 }
