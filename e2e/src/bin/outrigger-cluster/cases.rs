@@ -11,6 +11,7 @@ mod install;
 mod objects;
 mod podinfo;
 mod policy;
+mod pools;
 mod root;
 mod shop;
 mod survival;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Case> {
         policy::CASES,
         terminal::CASES,
         failure::CASES,
+        pools::CASES,
         survival::CASES,
         chaos::CASES,
         control_plane::CASES,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::case;
+use super::{case, pools};
 use crate::{
     Case,
     cluster::{Cluster, until},
@@ -25,6 +25,7 @@ fn install(cluster: &Cluster) -> Result<()> {
     ensure!(before.ok, "check --pre: {}{}", before.stdout, before.stderr);
     let mut args = vec!["install"];
     args.extend(IMAGE);
+    args.extend(pools::VALUES);
     let installed = cluster.outrigger(&args)?;
     ensure!(installed.ok, "install: {}{}", installed.stdout, installed.stderr);
     let releases: Value = serde_json::from_str(&cluster.helm(&["list", "-n", SYSTEM, "-o", "json"])?)?;
@@ -63,7 +64,7 @@ fn traces(cluster: &Cluster) -> Result<Vec<String>> {
 
 fn uninstall(cluster: &Cluster) -> Result<()> {
     // The apps go first, as an owner would take them out of the mesh.
-    for namespace in ["podinfo", "shop", "guests", "strict-shop"] {
+    for namespace in ["podinfo", "shop", "guests", "strict-shop", pools::NAMESPACE] {
         cluster.kubectl(&["delete", "namespace", namespace, "--ignore-not-found", "--wait=true", "--timeout=90s"])?;
     }
     let removed = cluster.outrigger(&["uninstall"])?;
