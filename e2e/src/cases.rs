@@ -14,3 +14,8 @@ const SHARED: &str = "outrigger-system/shared-0";
 pub(crate) fn all() -> Vec<Case> {
     [verdicts::CASES, protocols::CASES, routes::CASES, disruption::CASES, hostile::CASES].concat()
 }
+
+/// Those that take their time, of which [`all`] has a shorter one.
+pub(crate) fn long() -> Vec<Case> {
+    protocols::LONG.to_vec()
+}

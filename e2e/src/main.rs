@@ -1,10 +1,12 @@
 //! The end-to-end tests: real proxies and a real controller, pods as network namespaces, real redirection.
 //! Runs every case in turn, in one isolated machine; a case that can't run here fails.
 //!
-//! `outrigger-e2e [FILTER]` runs the cases whose names contain FILTER.
+//! `outrigger-e2e [FILTER]` runs the cases whose names contain FILTER; `outrigger-e2e --long [FILTER]` the long ones, which are
+//! no part of the others.
 
 mod capture;
 mod cases;
+mod clock;
 mod raw;
 
 use std::{process::ExitCode, time::Instant};
@@ -27,8 +29,17 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let filter = std::env::args().nth(1).unwrap_or_default();
-    let chosen: Vec<_> = cases::all().into_iter().filter(|case| case.name.contains(&filter)).collect();
+    let (options, filters): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|word| word.starts_with("--"));
+    let all = match options.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => cases::all(),
+        ["--long"] => cases::long(),
+        _ => {
+            eprintln!("unknown: {}; there is --long", options.join(" "));
+            return ExitCode::FAILURE;
+        }
+    };
+    let filter = filters.into_iter().next().unwrap_or_default();
+    let chosen: Vec<_> = all.into_iter().filter(|case| case.name.contains(&filter)).collect();
     let mut failed = Vec::new();
     for (index, case) in chosen.iter().enumerate() {
         let started = Instant::now();

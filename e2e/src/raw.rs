@@ -117,6 +117,13 @@ impl Wire {
         self.stream.get_ref().try_clone().context("a second handle")
     }
 
+    /// What has been read of the connection, and by nobody yet: it comes before what the connection has.
+    pub(crate) fn buffered(&mut self) -> std::io::Cursor<Vec<u8>> {
+        let bytes = self.stream.buffer().to_vec();
+        self.stream.consume(bytes.len());
+        std::io::Cursor::new(bytes)
+    }
+
     /// Sends a whole request without a body and takes its answer.
     pub(crate) fn ask(&mut self, line: &str, headers: &str) -> Result<Message> {
         self.send(format!("{line} HTTP/1.1\r\nhost: raw\r\n{headers}\r\n"))?;

@@ -19,7 +19,7 @@ use crate::{
 };
 
 mod busy;
-mod clock;
+pub(super) mod clock;
 mod dns;
 mod kills;
 mod loss;
@@ -118,7 +118,7 @@ fn accepts(pod: &Pod) -> bool {
 }
 
 /// Waits until all of these carry their pods: before that, shared proxies do.
-fn all_accept(mesh: &Mesh, pods: &[&str]) -> Result<()> {
+pub(super) fn all_accept(mesh: &Mesh, pods: &[&str]) -> Result<()> {
     let so = || pods.iter().all(|pod| mesh.pod(pod).is_ok_and(accepts));
     wait_until(&format!("sidecars that accept: {}", pods.join(", ")), TRUST, so).map(drop)
 }

@@ -5,22 +5,32 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use outrigger_testbed::{Machine, Mesh, Pod, PodSpec, Proxies, Spec};
 
+use super::disruption::all_accept;
 use crate::Case;
 
 mod http1;
-mod http2;
+pub(super) mod http2;
+mod large;
+mod streams;
 mod tcp;
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "protocols/http1", run: http1::run },
+    Case { name: "protocols/2-gib", run: large::run },
     Case { name: "protocols/http2", run: http2::run },
     Case { name: "protocols/tcp", run: tcp::run },
+    Case { name: "protocols/streams", run: streams::moved },
 ];
+
+/// For `--long`.
+pub(super) const LONG: &[Case] = &[Case { name: "protocols/hour", run: streams::hour }];
 
 const HTTP1: u16 = 8001;
 const HTTP2: u16 = 8002;
 const ECHO: u16 = 7001;
 const GREETER: u16 = 7002;
+/// A port that is the system's elsewhere.
+const LOW: u16 = 1;
 
 /// Two meshed pods and one that isn't, with bare sockets for apps.
 fn mesh(machine: &Machine) -> Result<Mesh> {
@@ -30,7 +40,7 @@ fn mesh(machine: &Machine) -> Result<Mesh> {
         PodSpec::new("test/plain").proxies(Proxies::None),
     ];
     let ports: String =
-        [HTTP1, HTTP2, ECHO, GREETER].map(|port| format!("  - name: p{port}\n    port: {port}\n")).concat();
+        [HTTP1, HTTP2, ECHO, GREETER, LOW].map(|port| format!("  - name: p{port}\n    port: {port}\n")).concat();
     let service = |name: &str, number: u8| {
         format!(
             "---\napiVersion: v1\nkind: Service\nmetadata:\n  namespace: test\n  name: {name}\nspec:\n\
@@ -39,7 +49,10 @@ fn mesh(machine: &Machine) -> Result<Mesh> {
         )
     };
     let config = vec![("services.yaml".to_owned(), service("server", 1) + &service("plain", 2))];
-    Mesh::start(machine, Spec { pods, config, shared: 1 })
+    let mesh = Mesh::start(machine, Spec { pods, config, shared: 1 })?;
+    // Until then shared proxies carry.
+    all_accept(&mesh, &["test/client", "test/server"])?;
+    Ok(mesh)
 }
 
 /// Who calls, and by which address the server is reached.

@@ -1,23 +1,15 @@
-//! Wall clocks that differ, jump, and pass the end of a certificate's life. Nothing else of a process can be a day later,
-//! so a preloaded library moves its clock; it is built here, by the compiler that the workspace needs anyway.
+//! Wall clocks that differ, jump, and pass the end of a certificate's life.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, process::Command, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use outrigger_testbed::{Machine, Mesh, Outcome, PodSpec, Spec, now_us, probe::wait_until};
 
 use super::{CALLER, SHARED, SHOP, after_second, all_accept, answered_by, flawless, load, mesh_of, service};
+use crate::clock::{Clock, HOUR, MINUTE};
 
-const MINUTE: i64 = 60;
-const HOUR: i64 = 60 * MINUTE;
 /// A proxy looks at the wall clock once a minute while it waits, and tries again every half a minute at most.
-const NOTICE: Duration = Duration::from_secs(120);
-
-/// A wall clock of its own for those that are started by it.
-struct Clock {
-    file: File,
-    wrapper: Vec<String>,
-}
+pub(crate) const NOTICE: Duration = Duration::from_secs(120);
 
 /// One node's clock is ahead, another's behind, as far as certificates are issued for; and one jumps.
 pub(super) fn differ(machine: &Machine) -> Result<()> {
@@ -123,7 +115,7 @@ pub(super) fn no_authority(machine: &Machine) -> Result<()> {
 }
 
 /// How many certificates the controller has issued.
-fn issued(mesh: &Mesh) -> usize {
+pub(crate) fn issued(mesh: &Mesh) -> usize {
     mesh.controller_log().matches("certificate issued").count()
 }
 
@@ -137,31 +129,4 @@ fn one_app(machine: &Machine, clock: &Clock) -> Result<Mesh> {
     let pods = vec![pod(CALLER), pod("shop/app").app("outrigger-testapp http")];
     let config = vec![("services.yaml".to_owned(), service("app", SHOP, "app: app"))];
     Mesh::start(machine, Spec { pods, config, shared: 1 })
-}
-
-// === impl Clock ===
-
-impl Clock {
-    fn new(machine: &Machine, name: &str) -> Result<Self> {
-        let at = |file: &str| machine.dir.join(file);
-        let (source, library, file) = (at("clock.c"), at("clock.so"), at(&format!("clock-{name}")));
-        std::fs::write(&source, include_str!("clock.c"))?;
-        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output();
-        let built = built.context("cc (Debian package build-essential)")?;
-        ensure!(built.status.success(), "cc: {}", String::from_utf8_lossy(&built.stderr));
-        let path = |path: &PathBuf| path.display().to_string();
-        let wrapper = vec![
-            "env".to_owned(),
-            format!("LD_PRELOAD={}", path(&library)),
-            format!("OUTRIGGER_TEST_CLOCK={}", path(&file)),
-        ];
-        let file = File::options().create(true).truncate(false).write(true).open(&file)?;
-        let clock = Self { file, wrapper };
-        clock.set(0)?;
-        Ok(clock)
-    }
-
-    fn set(&self, seconds: i64) -> Result<()> {
-        self.file.write_all_at(&seconds.to_ne_bytes(), 0).context("a clock")
-    }
 }

@@ -32,12 +32,13 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
     };
     let _server = Server::in_pod(mesh.pod("test/server")?, HTTP1, app(&seen))?;
     let _plain = Server::in_pod(mesh.pod("test/plain")?, HTTP1, app(&seen))?;
-    let checks: [Check; 9] = [
+    let checks: [Check; 10] = [
         ("keep-alive", keep_alive),
         ("HTTP/1.0", old),
         ("chunked both ways, with trailers", chunked),
         ("answers without a body", bodiless),
         ("100-continue", expect_continue),
+        ("64 KiB of headers both ways", headers),
         ("8 MiB both ways", big),
         ("upgrade", upgrade),
         ("refused upgrade", refused),
@@ -91,7 +92,8 @@ fn echo(wire: &mut Wire, head: Message) -> Result<()> {
     let line = &request.first;
     let trailer = request.trailer("x-sum").unwrap_or("none");
     let host = request.header("host").unwrap_or("none");
-    let about = format!("x-line: {line}\r\nx-host: {host}\r\nx-trailer: {trailer}\r\n");
+    let long: String = request.headers.iter().filter(|(name, _)| name.starts_with("x-long")).map(field).collect();
+    let about = format!("x-line: {line}\r\nx-host: {host}\r\nx-trailer: {trailer}\r\n{long}");
     if !request.chunked {
         wire.send(format!("HTTP/1.1 200 OK\r\n{about}content-length: {}\r\n\r\n", request.body.len()))?;
         return wire.send(&request.body);
@@ -157,6 +159,24 @@ fn bodiless(way: &Way<'_>) -> Result<()> {
     ensure!(answer.header("content-length") == Some("1234"), "{answer:?}");
     // Any byte that these had left behind would be taken for the next answer.
     wire.ask("GET /after", "")?.expect(200)?;
+    Ok(())
+}
+
+fn field((name, value): &(String, String)) -> String {
+    format!("{name}: {value}\r\n")
+}
+
+/// One that is long, and many that aren't.
+fn headers(way: &Way<'_>) -> Result<()> {
+    let mut wire = Wire::open(way.caller, way.to)?;
+    let long = ("x-long".to_owned(), "v".repeat(32 << 10));
+    let short = (0..64).map(|number| (format!("x-long-{number}"), number.to_string().repeat(240)));
+    let sent: Vec<_> = std::iter::once(long).chain(short).collect();
+    let text: String = sent.iter().map(field).collect();
+    ensure!(text.len() > 60 << 10 && text.len() <= 64 << 10, "{} bytes", text.len());
+    let answer = wire.ask("GET /headers", &text)?.expect(200)?;
+    let back: Vec<_> = answer.headers.into_iter().filter(|(name, _)| name.starts_with("x-long")).collect();
+    ensure!(back == sent, "{} fields came back, or others", back.len());
     Ok(())
 }
 

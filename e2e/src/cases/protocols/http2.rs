@@ -188,19 +188,19 @@ async fn receive(from: &mut RecvStream) -> Result<(Vec<u8>, HeaderMap)> {
 }
 
 /// gRPC's length-prefixed message.
-fn framed(message: &[u8]) -> Vec<u8> {
+pub(super) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
     [&[0], &length[..], message].concat()
 }
 
-fn tokio_stream(stream: TcpStream) -> Result<tokio::net::TcpStream> {
+pub(super) fn tokio_stream(stream: TcpStream) -> Result<tokio::net::TcpStream> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     Ok(tokio::net::TcpStream::from_std(stream)?)
 }
 
 /// On a runtime of this thread.
-fn alone<T>(work: impl Future<Output = T>) -> Result<T> {
+pub(crate) fn alone<T>(work: impl Future<Output = T>) -> Result<T> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(LocalSet::new().block_on(&runtime, work))
 }

@@ -1,12 +1,15 @@
 //! Connections that aren't HTTP: bytes come through as they are, whoever speaks first and whoever closes first.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::{
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use outrigger_testbed::{Machine, Pod, net::GATEWAY};
 
-use super::{ECHO, GREETER, mesh, ways};
-use crate::raw::{Server, Wire, every, pattern};
+use super::{ECHO, GREETER, LOW, mesh, ways};
+use crate::raw::{PATIENCE, Server, Wire, every, pattern};
 
 pub(super) fn run(machine: &Machine) -> Result<()> {
     let mesh = mesh(machine)?;
@@ -14,6 +17,7 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
     for pod in ["test/server", "test/plain"] {
         servers.push(Server::in_pod(mesh.pod(pod)?, ECHO, echo)?);
         servers.push(Server::in_pod(mesh.pod(pod)?, GREETER, greet)?);
+        servers.push(Server::in_pod(mesh.pod(pod)?, LOW, echo)?);
     }
     let outside = Server::of(TcpListener::bind((GATEWAY, 0))?, echo)?;
     let mut results = Vec::new();
@@ -22,6 +26,7 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
         results.push((format!("half-close, {}", way.name), talk(from, to, b"one line\n")));
         results.push((format!("TLS of the app's own, {}", way.name), talk(from, to, &client_hello())));
         results.push((format!("1 MiB, {}", way.name), talk(from, to, &opaque(1 << 20))));
+        results.push((format!("a low port, {}", way.name), talk(from, SocketAddr::new(to.ip(), LOW), b"one line\n")));
         let greeter = SocketAddr::new(to.ip(), GREETER);
         // The first connection finds out who speaks first, the others know.
         for turn in 0..3 {
@@ -29,6 +34,13 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
         }
     }
     let client = mesh.pod("test/client")?;
+    let addresses = |pod| Ok::<_, anyhow::Error>(mesh.pod(pod)?.namespace.addresses());
+    for (from, to) in [("test/client", "test/server"), ("test/client", "test/plain"), ("test/plain", "test/server")] {
+        for address in addresses(to)? {
+            let name = format!("UDP from {from} to {address}");
+            results.push((name, datagram(mesh.pod(from)?, mesh.pod(to)?, SocketAddr::new(address, ECHO))));
+        }
+    }
     results.push(("out of the mesh".to_owned(), talk(client, outside.address, b"hello\n")));
     results.push(("TLS out of the mesh".to_owned(), talk(client, outside.address, &client_hello())));
     every(results)
@@ -55,6 +67,34 @@ fn talk(from: &Pod, to: SocketAddr, say: &[u8]) -> Result<()> {
     let heard = wire.until_end()?;
     ensure!(heard == [say, b"BYE"].concat(), "{} bytes came back of {}", heard.len(), say.len() + 3);
     Ok(())
+}
+
+/// Nobody carries these: they go as if there were no mesh.
+fn datagram(from: &Pod, to: &Pod, address: SocketAddr) -> Result<()> {
+    let socket = |pod: &Pod, port| -> Result<UdpSocket> {
+        let socket = pod.namespace.within(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))??;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    };
+    // Both sockets are of both families.
+    let (server, client) = (socket(to, address.port())?, socket(from, 0)?);
+    let to = match address {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        v6 @ SocketAddr::V6(_) => v6,
+    };
+    let mut heard = [0; 16];
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| -> Result<()> {
+            let mut heard = [0; 16];
+            let (length, caller) = server.recv_from(&mut heard)?;
+            server.send_to(&heard[..length], caller)?;
+            Ok(())
+        });
+        client.send_to(b"a datagram", to)?;
+        let (length, by) = client.recv_from(&mut heard)?;
+        ensure!(by == to && heard[..length] == *b"a datagram", "{:?} of {by}", &heard[..length]);
+        serving.join().map_err(|_| anyhow!("the server panicked"))?
+    })
 }
 
 fn greeted(from: &Pod, to: SocketAddr) -> Result<()> {
