@@ -20,12 +20,15 @@ use crate::{
 
 mod busy;
 pub(super) mod clock;
+mod conntrack;
+mod disk;
 mod dns;
 mod kills;
 mod loss;
 mod nobody;
 mod overload;
 mod poison;
+mod portless;
 mod routes;
 mod shares;
 mod unheard;
@@ -44,6 +47,9 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/100-kills", run: kills::hundred },
     Case { name: "disruption/no-proxy-left", run: nobody::nobody },
     Case { name: "disruption/no-dns", run: dns::down },
+    Case { name: "disruption/no-ports", run: portless::none },
+    Case { name: "disruption/full-conntrack", run: conntrack::full },
+    Case { name: "disruption/full-disk", run: disk::full },
     Case { name: "disruption/loss", run: loss::loss },
     Case { name: "disruption/resets", run: loss::resets },
     Case { name: "disruption/overload", run: overload::overload },
