@@ -32,6 +32,7 @@ mod portless;
 mod routes;
 mod shares;
 mod unheard;
+mod unlimited;
 mod wire;
 
 pub(super) const CASES: &[Case] = &[
@@ -53,6 +54,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/loss", run: loss::loss },
     Case { name: "disruption/resets", run: loss::resets },
     Case { name: "disruption/overload", run: overload::overload },
+    Case { name: "disruption/overload-without-a-policy", run: unlimited::unlimited },
     Case { name: "disruption/shares", run: shares::fair },
     Case { name: "disruption/crowd", run: shares::crowd },
     Case { name: "disruption/busy", run: busy::avoided },

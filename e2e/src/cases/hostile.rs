@@ -11,7 +11,7 @@ mod garbage;
 mod http1;
 mod http2;
 mod peer;
-mod rig;
+pub(super) mod rig;
 mod slow;
 
 pub(super) const CASES: &[Case] = &[

@@ -44,7 +44,7 @@ pub(super) struct Rig {
 }
 
 /// One process under attack. Sizes are resident memory in KiB.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     name: String,
     pid: u32,
     idle: u64,
@@ -150,7 +150,7 @@ impl Rig {
 // === impl Watch ===
 
 impl Watch {
-    pub(super) fn start(process: &Process) -> Result<Self> {
+    pub(crate) fn start(process: &Process) -> Result<Self> {
         Self::of(process.name.clone(), process.pid())
     }
 
@@ -190,7 +190,7 @@ fn resident(pid: u32, field: &str) -> Result<u64> {
 }
 
 /// Reports and checks all of them.
-pub(super) fn check(watches: &[Watch], more: u64) -> Result<()> {
+pub(crate) fn check(watches: &[Watch], more: u64) -> Result<()> {
     for watch in watches {
         println!("        {}", watch.within(more)?);
     }
