@@ -45,6 +45,9 @@ pub(crate) mod fuzz {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// Boxes a future where it is made: it isn't made first and then copied, which for a request's is kilobytes.
 pub(crate) fn boxed<F>(make: impl FnOnce() -> F) -> std::pin::Pin<Box<F>> {
     let room = Box::new_uninit();

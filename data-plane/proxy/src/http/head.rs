@@ -21,22 +21,38 @@ const NO_HOST: &str = "localhost";
 /// Headers of one connection, not of the message (RFC 9110 section 7.6.1).
 fn is_hop_by_hop(name: &HeaderName, value: &HeaderValue) -> bool {
     match name.as_str() {
-        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => true,
+        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" | "http2-settings" => true,
         "te" => value != "trailers",
         _ => false,
     }
 }
 
-/// The protocol that a request wants to change to, if it does.
+/// The protocol that a request wants to change to, if it does and may: one, so that the app can choose no other.
 pub(crate) fn upgrade_of<B: Body>(request: &Request<B>) -> Option<HeaderValue> {
-    let protocol = request.headers().get(header::UPGRADE)?;
+    if !request.headers().contains_key(header::UPGRADE) {
+        return None;
+    }
     let wants = request.headers().get_all(header::CONNECTION).iter().any(|value| {
         value.to_str().is_ok_and(|text| text.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
     });
-    // A change to HTTP/2 may be ignored (RFC 9113 section 3.1 has done away with it), and so may one that comes with a
-    // body: such a request is an ordinary one.
-    let ignored = protocol.as_bytes().starts_with(b"h2c") || !request.body().is_end_stream();
-    (wants && !ignored && request.version() == Version::HTTP_11).then(|| protocol.clone())
+    // One that comes with a body may be ignored: such a request is an ordinary one.
+    if !wants || !request.body().is_end_stream() || request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let offers = request.headers().get_all(header::UPGRADE).iter();
+    let mut offers = offers.flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+    HeaderValue::from_bytes(offers.find(|offer| may_change_to(offer))?).ok()
+}
+
+/// Whether a connection may change to a protocol (RFC 9110 section 7.8). Never to another HTTP, nor to TLS with HTTP in it
+/// (RFC 2817): no route and no policy would see the requests in there. Such an offer may be ignored, and RFC 9113 section
+/// 3.1 has done away with `h2c`.
+pub(crate) fn may_change_to(protocol: &[u8]) -> bool {
+    let begins = |with: &[u8]| protocol.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"/!#$%&'*+-.^_`|~".contains(byte);
+    !protocol.is_empty()
+        && protocol.iter().all(is_token)
+        && ![&b"h2"[..], b"h3", b"http", b"tls"].into_iter().any(begins)
 }
 
 /// Takes out what belongs to one connection alone, as RFC 9110 section 7.6.1 demands.

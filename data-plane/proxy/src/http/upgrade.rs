@@ -34,6 +34,7 @@ impl Upgrade {
     /// Looks whether this request is one.
     pub(crate) fn take(request: &mut Request<Arriving>) -> Option<Self> {
         if let Some(protocol) = request.extensions().get::<Protocol>()
+            && head::may_change_to(protocol.as_str().as_bytes())
             && let Some(downstream) = Upgrading::take(request)
         {
             let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;

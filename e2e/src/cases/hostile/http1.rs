@@ -233,6 +233,25 @@ pub(super) fn upgrade(machine: &Machine) -> Result<()> {
         judge(&answers, &seen, Any).with_context(|| way.name)?;
         ensure!(seen.len() == 1 && seen[0].starts_with("GET /app "), "{}: {seen:#?}", way.name);
 
+        // What carries requests is never changed to.
+        for (offered, passed) in
+            [("h2c", None), ("H2C", None), ("TLS/1.0", None), ("websocket, h2c", Some("websocket"))]
+        {
+            let request = format!(
+                "GET /app HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {offered}\r\n\
+                 HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+            );
+            exchange((way.open)(&rig)?, request.as_bytes())?;
+            let seen = backend.take().concat().to_ascii_lowercase();
+            let upgrades: Vec<_> = seen.lines().filter_map(|line| line.strip_prefix("upgrade: ")).collect();
+            ensure!(upgrades == Vec::from_iter(passed), "{}: {offered}: {seen}", way.name);
+            ensure!(
+                seen.starts_with("get /app ") && !seen.contains("http2-settings"),
+                "{}: {offered}: {seen}",
+                way.name
+            );
+        }
+
         // The app doesn't answer. Nothing follows.
         let mut peer = (way.open)(&rig)?;
         peer.write_all([&upgrade("/hold"), denied].concat().as_bytes())?;

@@ -1,0 +1,82 @@
+//! Changing the protocol: to whatever the mesh needn't look into, and never to one with requests in it.
+
+use h2::ext::Protocol;
+use http::{Method, StatusCode};
+use outrigger_wire::names::headers;
+
+use super::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+/// An extended CONNECT, as a proxy or whoever else sends it.
+fn extended(rig: &Rig, protocol: &str, method: Option<&str>) -> Request<Arriving> {
+    let (_sender, upgrading) = Upgrading::new();
+    let mut request = Request::connect("http://a/x").version(http::Version::HTTP_2);
+    request = request.header(headers::PORT, rig.app.port()).extension(Protocol::from(protocol)).extension(upgrading);
+    if let Some(method) = method {
+        request = request.header(headers::METHOD, method);
+    }
+    request.body(Arriving::Empty).unwrap()
+}
+
+/// Requests of HTTP/2 behind an `Upgrade: h2c` would be seen by no route and no policy.
+#[tokio::test]
+async fn nothing_that_carries_requests_is_changed_to() {
+    within(async {
+        let rig = Rig::http1(service(wire::Protocol::Http), OK).await;
+        for (offered, passed) in [
+            ("websocket", Some("websocket")),
+            ("kafka/1.0", Some("kafka/1.0")),
+            ("websocket, h2c", Some("websocket")),
+            ("h2c,websocket", Some("websocket")),
+            ("h2c\r\nupgrade: websocket", Some("websocket")),
+            ("H2C", None),
+            ("h2c", None),
+            ("h2c, H2C", None),
+            ("h2", None),
+            ("h2c-14", None),
+            ("HTTP/2.0", None),
+            ("h3", None),
+            ("TLS/1.0", None),
+            ("tls/1.2, HTTP/1.1", None),
+            ("h2c;q=1", None),
+            ("\"websocket\"", None),
+            (",", None),
+        ] {
+            for way in [Way::Out, Way::In] {
+                let request = format!(
+                    "GET /x HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings, close\r\nupgrade: {offered}\r\n\
+                     http2-settings: AAMAAABkAAQAAP__\r\n\r\n"
+                );
+                let answers = rig.talk(way, &request).await;
+                assert!(answers.starts_with("HTTP/1.1 200 "), "{offered}: {answers}");
+                let seen = rig.seen.take();
+                let upgrades: Vec<_> = seen
+                    .iter()
+                    .flat_map(|head| head.lines())
+                    .filter_map(|line| line.strip_prefix("upgrade: "))
+                    .collect();
+                assert_eq!(upgrades, Vec::from_iter(passed), "{offered}, {way:?}: {seen:?}");
+                assert!(!seen[0].contains("http2-settings"), "{seen:?}");
+            }
+        }
+        // Whether its upgrade is named in Connection or not.
+        rig.talk(Way::In, "GET /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\nhttp2-settings: x\r\n\r\n").await;
+        assert!(!rig.seen.take()[0].contains("http2-settings"));
+        for (protocol, passed) in
+            [("websocket", true), ("h2c", false), ("H2C", false), ("http/2", false), ("a,h2c", false)]
+        {
+            for meshed in [false, true] {
+                let answer = deliver(rig.arrival(meshed), extended(&rig, protocol, None)).await;
+                let seen = rig.seen.take();
+                assert_eq!(seen.len(), usize::from(passed), "{protocol}: {seen:?}");
+                if passed {
+                    assert!(seen[0].contains("upgrade: websocket\r\n"), "{seen:?}");
+                } else {
+                    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{protocol}");
+                }
+            }
+        }
+    })
+    .await;
+}
