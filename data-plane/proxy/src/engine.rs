@@ -36,9 +36,9 @@ pub struct Limits {
     pub per_identity: usize,
     /// A TLS handshake, in either direction.
     pub handshake: Duration,
-    /// From a connection's first byte to the end of a request's head.
+    /// From a connection's first byte to the end of a request's head, or of HTTP/2's preface.
     pub request_head: Duration,
-    /// An idle connection of the pod's own app.
+    /// An idle connection of the pod's own app, or of somebody of the mesh.
     pub idle: Duration,
     /// An idle or silent connection of somebody who proved no identity.
     pub idle_stranger: Duration,

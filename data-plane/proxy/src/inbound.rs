@@ -79,7 +79,8 @@ pub(crate) async fn serve_plain<S: Io>(
     let handle_at = at.clone();
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
-            serve_http2(worker, Prefixed::new(read, stream), move |request| deliver(handle_at.clone(), request)).await;
+            let stream = Prefixed::new(read, stream);
+            serve_http2(worker, stream, idle, move |request| deliver(handle_at.clone(), request)).await;
         }
         Ok(Opening::Http(_, read)) => {
             serve_http1(worker, Prefixed::new(read, stream), idle, &at.quiet, |request| {
@@ -143,7 +144,8 @@ pub(crate) async fn serve_mesh<S: Io>(
     });
     match protocol {
         MeshProtocol::Http2 => {
-            serve_http2(worker, stream, move |request| deliver(at.clone(), request)).await;
+            let idle = worker.engine.limits.idle;
+            serve_http2(worker, stream, idle, move |request| deliver(at.clone(), request)).await;
         }
         MeshProtocol::Tcp => {
             if let Some(header) = tcp_header(&mut stream).await {

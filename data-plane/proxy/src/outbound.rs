@@ -76,8 +76,8 @@ pub(crate) async fn serve<S: Io>(
     let handle_from = from.clone();
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
-            serve_http2(worker, Prefixed::new(read, stream), move |request| forward(handle_from.clone(), request))
-                .await;
+            let stream = Prefixed::new(read, stream);
+            serve_http2(worker, stream, idle, move |request| forward(handle_from.clone(), request)).await;
         }
         Ok(Opening::Http(_, read)) => {
             serve_http1(worker, Prefixed::new(read, stream), idle, &from.quiet, |request| {
@@ -106,8 +106,8 @@ pub(crate) async fn turn_away<S: Io>(worker: &Rc<Worker>, mut stream: S, caller:
     let handle_from = from.clone();
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
-            serve_http2(worker, Prefixed::new(read, stream), move |request| turned_away(handle_from.clone(), request))
-                .await;
+            let stream = Prefixed::new(read, stream);
+            serve_http2(worker, stream, limit, move |request| turned_away(handle_from.clone(), request)).await;
         }
         Ok(Opening::Http(_, read)) => {
             serve_http1(worker, Prefixed::new(read, stream), limit, &from.quiet, |request| {

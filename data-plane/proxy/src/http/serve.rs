@@ -82,8 +82,8 @@ where
     }
 }
 
-/// Serves HTTP/2 until the peer or a drain ends it.
-pub(crate) async fn serve_http2<S, H, F>(worker: &Worker, stream: S, handle: H)
+/// Serves HTTP/2 until the peer or a drain ends it, or it has no stream open for `idle`.
+pub(crate) async fn serve_http2<S, H, F>(worker: &Worker, stream: S, idle: Duration, handle: H)
 where
     S: Io,
     H: Fn(Request<Arriving>) -> F + 'static,
@@ -95,7 +95,7 @@ where
             () = grown_old(worker) => {}
         }
     };
-    if let Err(error) = http2::serve(stream, &worker.engine.limits, ending, handle).await {
+    if let Err(error) = http2::serve(stream, &worker.engine.limits, idle, ending, handle).await {
         tracing::debug!(%error, "HTTP/2 connection ended");
     }
 }

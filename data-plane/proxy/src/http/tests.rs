@@ -106,7 +106,7 @@ impl Rig {
             active: Default::default(),
             shares: Default::default(),
         });
-        Self { worker: Worker::new(engine), app, seen }
+        Self { worker: Rc::new(Worker::new(engine)), app, seen }
     }
 
     /// An app that reads heads of HTTP/1.1, and gives `answer` to each.

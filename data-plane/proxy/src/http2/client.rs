@@ -146,7 +146,7 @@ pub(crate) async fn send(
 async fn tunnel(answer: ResponseFuture, mut stream: SendStream<Bytes>) -> Result<Response<Arriving>, h2::Error> {
     let (head, received) = answer.await?.into_parts();
     let body = if head.status == StatusCode::OK {
-        Arriving::Tunnel(Box::new(Tunnel::new(stream, received)))
+        Arriving::Tunnel(Box::new(Tunnel::new(stream, received, None)))
     } else {
         // Fails only if the peer has ended the stream.
         let _ = stream.send_data(Bytes::new(), true);

@@ -4,6 +4,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -19,6 +20,7 @@ use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -35,10 +37,20 @@ use crate::{
 
 const PATIENCE: Patience = Patience { silence: Duration::from_secs(30), answer: Duration::from_secs(10) };
 
-/// Serves until the peer ends the connection, or `ending` resolves and the last request has been answered.
+/// What a connection's streams share.
+struct Serving<H> {
+    handle: H,
+    /// Those that have become tunnels have each one more, and may be anywhere.
+    tunnels: Arc<()>,
+}
+
+/// Serves until the peer ends the connection, or `ending` resolves and the last request has been answered. Ends it if it
+/// doesn't begin in time, or has no stream open for `idle`, or up to twice as long. An open stream may be silent for as
+/// long as it likes: whether it is an upload that stalls or one that has nothing to say nobody can tell.
 pub(crate) async fn serve<S, H, F>(
     stream: S,
     limits: &Limits,
+    idle: Duration,
     ending: impl Future<Output = ()>,
     handle: H,
 ) -> Result<(), h2::Error>
@@ -48,7 +60,8 @@ where
     F: Future<Output = Response<Relay>> + 'static,
 {
     let gathered = Gathered::new(stream);
-    let mut connection = Builder::new()
+    let mut ending = pin!(ending);
+    let handshake = Builder::new()
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(limits.header_bytes)
         .initial_window_size(WINDOW)
@@ -56,13 +69,24 @@ where
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(Some(1024))
         .enable_connect_protocol()
-        .handshake(gathered.clone())
-        .await?;
-    let handle = Rc::new(handle);
+        .handshake(gathered.clone());
+    // Boxed: large, and over soon.
+    let begun = tokio::select! {
+        begun = Box::pin(timeout(limits.request_head.min(idle), handshake)) => begun,
+        () = &mut ending => return Ok(()),
+    };
+    let Ok(begun) = begun else {
+        tracing::debug!("HTTP/2 connection closed: its preface didn't come");
+        return Ok(());
+    };
+    let mut connection = begun?;
+    let serving = Rc::new(Serving { handle, tunnels: Arc::default() });
     let pings = connection.ping_pong();
     let life = Life::default();
     let mut gone = pin!(gone(pings, PATIENCE, &life, || gathered.reads()));
-    let mut ending = pin!(ending);
+    let (mut look, mut looks) = (pin!(sleep(idle)), false);
+    // Streams so far; how many there had been at the last look, and whether none was open then.
+    let (mut streams, mut before) = (0_u64, (0, true));
     let mut ends = false;
     loop {
         let accepted = poll_fn(|cx| {
@@ -70,27 +94,42 @@ where
                 ends = true;
                 connection.graceful_shutdown();
             }
-            match gathered.poll(cx, |cx| connection.poll_accept(cx)) {
-                Poll::Ready(accepted) => Poll::Ready(accepted),
-                Poll::Pending => gone.as_mut().poll(cx).map(|()| None),
+            let polled = gathered.poll(cx, |cx| connection.poll_accept(cx));
+            if polled.is_ready() {
+                return polled;
             }
+            // Once it runs, it's cheaper to ask whether it has ended than to poll it.
+            if !looks || look.is_elapsed() {
+                looks = true;
+                while look.as_mut().poll(cx).is_ready() {
+                    let now = (streams, serving.is_idle());
+                    if now.1 && now == before {
+                        connection.abrupt_shutdown(Reason::NO_ERROR);
+                        cx.waker().wake_by_ref();
+                    }
+                    before = now;
+                    look.as_mut().reset(Instant::now() + idle);
+                }
+            }
+            gone.as_mut().poll(cx).map(|()| None)
         });
         let Some(accepted) = accepted.await else { return Ok(()) };
         let (request, respond) = accepted?;
-        let handle = handle.clone();
+        streams += 1;
+        let serving = serving.clone();
         // Boxed: spawning moves a future many times, and this one holds all that a request needs.
-        tokio::task::spawn_local(boxed(|| async move { answer(&*handle, request, respond).await }));
+        tokio::task::spawn_local(boxed(|| async move { answer(&serving, request, respond).await }));
     }
 }
 
-async fn answer<H, F>(handle: &H, request: Request<RecvStream>, mut respond: SendResponse<Bytes>)
+async fn answer<H, F>(serving: &Serving<H>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>)
 where
     H: Fn(Request<Arriving>) -> F,
     F: Future<Output = Response<Relay>>,
 {
     let is_head = request.method() == Method::HEAD;
     let (request, tunnel) = arriving(request);
-    let mut answering = pin!(handle(request));
+    let mut answering = pin!((serving.handle)(request));
     let answered = poll_fn(|cx| {
         // A caller that has gone cancels its request.
         if respond.poll_reset(cx).is_ready() {
@@ -105,7 +144,7 @@ where
     {
         if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), false) {
             // Nobody waits for it any more: the stream is reset as it is dropped.
-            let _ = opened.send(Box::new(Tunnel::new(stream, received)));
+            let _ = opened.send(Box::new(Tunnel::new(stream, received, Some(serving.tunnels.clone()))));
         }
         return;
     }
@@ -124,6 +163,13 @@ where
     };
     if !last && send_body(body, stream).await == Err(Unsent::Source) {
         tracing::debug!("an answer broke off");
+    }
+}
+
+impl<H> Serving<H> {
+    /// No stream is open. For who serves the connection, and holds one of each itself.
+    fn is_idle(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) == 1 && Arc::strong_count(&self.tunnels) == 1
     }
 }
 

@@ -19,6 +19,8 @@ use crate::{
     http::{Arriving, Relay, Upgrading},
 };
 
+const IDLE: Duration = Duration::from_secs(75);
+
 /// Runs a test against a server that hands every request to `handle`.
 async fn with_server<H, F, T>(handle: H, test: impl FnOnce(h2::client::SendRequest<Bytes>) -> T)
 where
@@ -31,7 +33,7 @@ where
         let (end, ended) = oneshot::channel::<()>();
         let server = spawn_local(async move {
             let ending = async { drop(ended.await) };
-            serve(far, &Limits::default(), ending, handle).await
+            serve(far, &Limits::default(), IDLE, ending, handle).await
         });
         let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (sender, _) = open(near, settings, || {}).await.unwrap();
@@ -75,7 +77,7 @@ async fn a_request_without_a_body_and_one_with() {
 async fn a_peer_of_hypers_with_a_body_in_pieces_and_trailers() {
     let run = async {
         let (near, far) = tokio::io::duplex(1 << 16);
-        spawn_local(async move { serve(far, &Limits::default(), std::future::pending(), echo).await });
+        spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::pending(), echo).await });
         let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, StreamBody<_>>(
             hyper_util::rt::TokioExecutor::new(),
             hyper_util::rt::TokioIo::new(near),
@@ -103,7 +105,7 @@ async fn a_body_is_passed_on_to_its_end_however_that_comes() {
     let run = async {
         let (near, far) = tokio::io::duplex(1 << 16);
         let (middle, end) = tokio::io::duplex(1 << 16);
-        spawn_local(async move { serve(end, &Limits::default(), std::future::pending(), echo).await });
+        spawn_local(async move { serve(end, &Limits::default(), IDLE, std::future::pending(), echo).await });
         let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (sender, _) = open(middle, settings, || {}).await.unwrap();
         let pass_on = move |request: Request<Arriving>| {
@@ -114,7 +116,7 @@ async fn a_body_is_passed_on_to_its_end_however_that_comes() {
                 response.map(|inner| Relay::Request { inner, upload: Default::default() })
             }
         };
-        spawn_local(async move { serve(far, &Limits::default(), std::future::pending(), pass_on).await });
+        spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::pending(), pass_on).await });
         let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
         spawn_local(connection);
         for parts in [&["one ", "two"][..], &["one two", ""], &["", "one two"]] {
@@ -255,7 +257,8 @@ async fn an_app_that_says_nothing_is_left_alone() {
 async fn a_peer_that_is_doubted_is_asked() {
     let run = async {
         let (near, far) = tokio::io::duplex(1 << 16);
-        let server = spawn_local(async move { serve(far, &Limits::default(), std::future::pending(), echo).await });
+        let server =
+            spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::pending(), echo).await });
         let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (_sender, connection) = open(near, settings, || {}).await.unwrap();
         for _ in 0..3 {
@@ -285,4 +288,78 @@ async fn a_peer_that_hangs_gives_no_sign() {
         assert!(connection.closed.get());
     };
     LocalSet::new().run_until(run).await;
+}
+
+/// How long a server keeps a peer that sends these bytes and no more.
+async fn kept(bytes: &'static [u8]) -> Duration {
+    let (mut near, far) = tokio::io::duplex(1 << 16);
+    let start = tokio::time::Instant::now();
+    let server = spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::pending(), echo).await });
+    near.write_all(bytes).await.unwrap();
+    drop(server.await.unwrap());
+    start.elapsed()
+}
+
+/// As HTTP/1.1's: by `request_head` for what must come first, by `idle` for what may come later.
+#[tokio::test(start_paused = true)]
+async fn who_begins_nothing_is_not_waited_for() {
+    let run = async {
+        let head = Limits::default().request_head;
+        for bytes in [&b""[..], b"PRI * HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+            assert_eq!(kept(bytes).await.as_secs(), head.as_secs(), "{}", bytes.escape_ascii());
+        }
+        // A drain needn't wait even for that.
+        let (_near, far) = tokio::io::duplex(1 << 16);
+        serve(far, &Limits::default(), IDLE, std::future::ready(()), echo).await.unwrap();
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_streams_ends_and_one_with_a_silent_stream_does_not() {
+    let run = async {
+        let start = tokio::time::Instant::now();
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let slow = |request: Request<Arriving>| async move {
+            if let Some(opening) = Upgrading::take(&request) {
+                spawn_local(async move {
+                    let mut tunnel = opening.await.unwrap();
+                    tokio::time::sleep(Duration::from_secs(3600)).await;
+                    tunnel.shutdown().await.unwrap();
+                });
+                return Response::new(Relay::Empty);
+            }
+            let wait = request.uri().path()[1..].parse().unwrap();
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+            Response::new(Relay::Empty)
+        };
+        let server =
+            spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::pending(), slow).await });
+        // It answers pings.
+        let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+        let connection = spawn_local(connection);
+        let ask = |path: &str| Request::get(format!("http://app/{path}")).body(()).unwrap();
+        for wait in ["3600", "0", "70"] {
+            sender.send_request(ask(wait), true).unwrap().0.await.unwrap();
+        }
+        while !sender.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+        let connect = Request::connect("http://app/x").extension(Protocol::from("websocket")).body(()).unwrap();
+        let (answer, stream) = sender.send_request(connect, false).unwrap();
+        let mut received = answer.await.unwrap().into_body();
+        while let Some(data) = received.data().await {
+            assert!(data.unwrap().is_empty());
+        }
+        let busy = start.elapsed();
+        assert!(busy.as_secs() >= 7270, "{busy:?}");
+        drop((stream, received));
+        server.await.unwrap().unwrap();
+        let idle = start.elapsed() - busy;
+        assert!(idle >= IDLE && idle <= 2 * IDLE, "{idle:?}");
+        // It was told.
+        connection.await.unwrap().unwrap();
+    };
+    // Of its hours none pass.
+    tokio::time::timeout(Duration::from_secs(100_000), LocalSet::new().run_until(run)).await.expect("it never ends");
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -16,14 +17,16 @@ pub(crate) struct Tunnel {
     recv: RecvStream,
     /// Received and not read yet.
     rest: Bytes,
+    /// Its connection isn't idle while this lives.
+    _open: Option<Arc<()>>,
 }
 
 /// Of one write, so that one stream doesn't take the whole connection's room.
 const WRITE: usize = 16 * 1024;
 
 impl Tunnel {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
-        Self { send, recv, rest: Bytes::new() }
+    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, open: Option<Arc<()>>) -> Self {
+        Self { send, recv, rest: Bytes::new(), _open: open }
     }
 }
 

@@ -22,6 +22,7 @@ const MANY: usize = 500;
 /// A proxy's limits for handshakes and request heads are 10 seconds.
 const LIMIT: Duration = Duration::from_secs(13);
 const CONNECT: Duration = Duration::from_secs(3);
+const HALF_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 fn mesh(rig: &Rig, pod: &str) -> SocketAddr {
     (rig.pod(pod).address(), ports::MESH).into()
@@ -41,8 +42,19 @@ fn open(namespace: &Namespace, to: SocketAddr, count: usize, opening: &[u8]) -> 
     opened.with_context(|| format!("{count} connections to {to}"))
 }
 
-/// Handshakes that never go on, at every kind of mesh port, and request heads that never end: all are closed within
-/// their limit, and others are served.
+/// Connections of the mesh whose HTTP/2 doesn't go on.
+fn begun(rig: &Rig, pod: &str, opening: &[u8]) -> Result<Vec<Peer>> {
+    let begin = |_| -> Result<Peer> {
+        let mut peer = rig.mesh_http2(pod)?;
+        peer.write_all(opening)?;
+        peer.flush()?;
+        Ok(peer)
+    };
+    (0..20).map(begin).collect()
+}
+
+/// Handshakes and prefaces that never go on, at every kind of port, and request heads that never end: all are closed
+/// within their limit, and others are served.
 pub(super) fn half_open(machine: &Machine) -> Result<()> {
     let rig = Rig::start(machine)?;
     let watches = rig.all()?;
@@ -64,6 +76,11 @@ pub(super) fn half_open(machine: &Machine) -> Result<()> {
             ("half a head, outbound", open(rig.namespace(CLIENT), server(80), MANY, b"GET / HTTP/1.1\r\nHost: a\r\n")?),
             ("half a method, outbound", open(rig.namespace(CLIENT), server(80), 50, b"GE")?),
             ("half a head, inbound", open(bare, raw, MANY, b"GET / HTTP/1.1\r\nHost:")?),
+            ("half a preface, outbound", open(rig.namespace(CLIENT), server(80), 50, HALF_PREFACE)?),
+            ("half a preface, inbound", open(bare, raw, 50, HALF_PREFACE)?),
+            ("no preface, sidecar", begun(&rig, SERVER, b"")?),
+            ("half a preface, sidecar", begun(&rig, SERVER, HALF_PREFACE)?),
+            ("half a preface, shared proxy", begun(&rig, LONE, HALF_PREFACE)?),
         ])
     };
     let attack = || -> Result<Vec<String>> {
