@@ -62,6 +62,8 @@ pub(crate) fn engine(base: &Base, settings: &Settings, role: Role) -> Result<Arc
         zone: settings.zone.clone(),
         mark: settings.mark,
         active: Default::default(),
+        strangers: Default::default(),
+        handshakes: Default::default(),
         shares: Default::default(),
     }))
 }

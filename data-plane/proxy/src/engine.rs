@@ -67,6 +67,10 @@ pub struct Engine {
     /// SO_MARK of what this proxy sends.
     pub mark: Option<u32>,
     pub active: ActiveConnections,
+    /// Those of `active` that bring plaintext.
+    pub strangers: ActiveConnections,
+    /// Those of `active` whose TLS handshake hasn't ended.
+    pub handshakes: ActiveConnections,
     pub shares: Shares,
 }
 
@@ -105,6 +109,21 @@ impl Engine {
     /// Where this proxy runs; empty if nobody knows.
     pub(crate) fn zone<'a>(&'a self, snapshot: &'a Snapshot) -> &'a str {
         if self.zone.is_empty() { snapshot.zone() } else { &self.zone }
+    }
+
+    /// Plaintext may take half of all connections: whoever sends it has proven nothing, and mustn't end the pod's own calls.
+    pub(crate) fn admit_stranger(&self) -> Option<Admitted> {
+        self.strangers.admit(self.limits.connections / 2)
+    }
+
+    /// Handshakes may take a quarter: until they have ended, they are strangers'. So another quarter is left to calls and
+    /// to the mesh. A shared proxy has no plaintext, and takes many at once when many sidecars die.
+    pub(crate) fn admit_handshake(&self) -> Option<Admitted> {
+        let share = match self.role {
+            Role::Sidecar => 4,
+            Role::Shared => 2,
+        };
+        self.handshakes.admit(self.limits.connections / share)
     }
 }
 

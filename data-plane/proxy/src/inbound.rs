@@ -35,6 +35,10 @@ pub(crate) async fn accept_plain(worker: &Rc<Worker>, stream: TcpStream) {
     if original == here {
         return tracing::debug!(%source, "refused a direct connection to the inbound port");
     }
+    let Some(_stranger) = worker.engine.admit_stranger() else {
+        worker.engine.metrics.connection_shed();
+        return tracing::debug!(%source, "too many connections of plaintext: closed");
+    };
     serve_plain(worker, stream, App::Here(original.ip()), source.ip(), original).await;
 }
 
@@ -111,6 +115,11 @@ pub(crate) async fn handshake(
 ) -> Option<(TlsStream, SpiffeId, MeshProtocol)> {
     let engine = &worker.engine;
     let config = engine.tls.server(alpn)?;
+    let Some(_unproven) = engine.admit_handshake() else {
+        engine.metrics.connection_shed();
+        tracing::debug!("too many TLS handshakes at once: closed");
+        return None;
+    };
     let accepted = tokio::time::timeout(engine.limits.handshake, Box::pin(accept(config, stream))).await;
     let accepted = accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let series = engine.metrics.tls(Side::Server);

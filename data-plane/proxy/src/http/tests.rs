@@ -1,6 +1,7 @@
 //! Requests through the real ways out and in, against apps that are scripted, over loopback.
 
 mod changes;
+mod shares;
 
 use std::{
     cell::{Cell, RefCell},
@@ -104,6 +105,8 @@ impl Rig {
             zone: String::new(),
             mark: None,
             active: Default::default(),
+            strangers: Default::default(),
+            handshakes: Default::default(),
             shares: Default::default(),
         });
         Self { worker: Rc::new(Worker::new(engine)), app, seen }

@@ -182,6 +182,8 @@ impl Sidecar {
             zone: String::new(),
             mark: None,
             active: Default::default(),
+            strangers: Default::default(),
+            handshakes: Default::default(),
             shares: Default::default(),
         });
         let (accept, drain) = (watch::Sender::new(true), watch::Sender::new(false));
