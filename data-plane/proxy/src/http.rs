@@ -20,6 +20,7 @@ pub(crate) use error::RequestError;
 pub(crate) use exchange::{Exchange, no_name};
 pub(crate) use forward::{Caller, Departure, forward, turned_away};
 use quiet::Quiet;
+pub(crate) use send::copy;
 pub(crate) use serve::{serve_http1, serve_http2};
 pub(crate) use upgrade::Upgrading;
 

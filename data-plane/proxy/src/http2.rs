@@ -9,7 +9,7 @@ mod server;
 mod tunnel;
 
 pub(crate) use body::Receiving;
-pub(crate) use client::{Connection, Settings, open, send};
+pub(crate) use client::{Connection, Full, Settings, open, send};
 pub(crate) use server::serve;
 pub(crate) use tunnel::Tunnel;
 

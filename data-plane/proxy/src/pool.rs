@@ -26,7 +26,7 @@ use crate::{
     engine::Engine,
     http::{Arriving, Relay},
     http1,
-    http2::{self, Settings},
+    http2::{self, Full, Settings},
     listeners::{give_up_after, upstream_socket},
     stream::Link,
     sys::is_unacknowledged,
@@ -68,6 +68,10 @@ pub(crate) enum UpstreamError {
     Http1(#[from] http1::Error),
     #[error("HTTP/2: {0}")]
     Http2(#[from] h2::Error),
+    #[error("HTTP/2: {0}")]
+    Refused(#[source] h2::Error),
+    #[error("HTTP/2: the peer takes no requests")]
+    Full,
 }
 
 /// What to do if the kept connections to a peer have gone silent.
@@ -84,7 +88,7 @@ pub(crate) struct Failed {
     pub(crate) error: UpstreamError,
     /// There if it can be sent again, because it is still whole.
     pub(crate) request: Option<Box<Request<Relay>>>,
-    /// Not one byte of it was sent, so it is there.
+    /// Nobody has worked on it: not one byte was sent, or the peer says so.
     pub(crate) unsent: bool,
 }
 
@@ -224,6 +228,14 @@ impl Pool {
         self.http2.borrow().values().map(of).sum()
     }
 
+    /// Connections, and streams on them.
+    #[cfg(test)]
+    pub(crate) fn http2_open(&self) -> (usize, usize) {
+        let peers = self.http2.borrow();
+        let all = || peers.values().flat_map(|peer| peer.connections.borrow().clone());
+        (all().count(), all().map(|it| it.streams.get()).sum())
+    }
+
     async fn send_http1(
         &self,
         target: Target<'_>,
@@ -276,18 +288,27 @@ impl Pool {
         silence: Silence,
     ) -> Result<Answered, Failed> {
         let mut request = request;
-        // A peer that says GOAWAY is noticed by the next request, which comes back unsent.
+        // A peer that says GOAWAY is noticed by the next request, which comes back unsent; so does a stream that is refused.
         for last in [false, false, true] {
             let connection = match self.http2(target, connect, silence).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(Failed::unsent(error, request)),
             };
             let stream = Stream::open(&connection);
-            match http2::send(&mut connection.sender.clone(), request).await {
+            let state = &*connection.connection;
+            // More than it allows: the last of them waits.
+            let full = connection.streams.get() > state.allowed.get();
+            let full = full.then_some(Full { connection: state, look: connect });
+            match http2::send(&mut connection.sender.clone(), request, full).await {
                 Ok(response) => {
                     return Ok(Answered { response, lease: Some(Lease::Http2(stream)), request: None });
                 }
-                Err(Failed { request: Some(back), unsent: true, .. }) if !last => {
+                Err(Failed { error: UpstreamError::Refused(_), request: Some(back), unsent: true })
+                    if !last && state.allowed.get() > 0 =>
+                {
+                    request = back;
+                }
+                Err(Failed { error: UpstreamError::Http2(_), request: Some(back), unsent: true }) if !last => {
                     self.retire(target, &connection);
                     request = back;
                 }
@@ -324,6 +345,9 @@ impl Pool {
         let Ok(Ok(_turn)) = turn else { return Err(UpstreamError::ConnectTimeout) };
         if let Some(connection) = peer.usable(target, epoch) {
             return Ok(connection);
+        }
+        if peer.connections.borrow().len() >= CONNECTIONS {
+            return Err(UpstreamError::Full);
         }
         let link = self.dial(target, target.via.alpn(), limit).await?;
         // Proxies read whatever comes; an app may let its peers wait.
@@ -433,9 +457,13 @@ impl Peer {
         let mut connections = self.connections.borrow_mut();
         let identity = target.via.identity();
         // An address may have got another owner, and identity or roots may have changed: such connections end
-        // when their last stream does.
+        // when their last stream does. So do those whose peer takes no more requests.
+        let takes_some = |it: &Http2| it.connection.allowed.get() > 0;
         connections.retain(|it| {
-            !it.connection.closed.get() && it.identity.as_ref() == identity && (identity.is_none() || it.epoch == epoch)
+            !it.connection.closed.get()
+                && it.identity.as_ref() == identity
+                && (identity.is_none() || it.epoch == epoch)
+                && (takes_some(it) || it.streams.get() > 0)
         });
         let now = Instant::now();
         // The first with room, so that others can become idle.
@@ -443,7 +471,7 @@ impl Peer {
         let chosen = match connections.iter().find(has_room) {
             Some(roomy) => roomy,
             None if connections.len() < CONNECTIONS => return None,
-            None => connections.iter().min_by_key(|it| it.streams.get())?,
+            None => connections.iter().filter(|it| takes_some(it)).min_by_key(|it| it.streams.get())?,
         };
         let used = chosen.used.replace(now);
         if target.via.is_proxy() && now.saturating_duration_since(used) >= QUIET {

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use super::idempotent;
 use crate::config::Retry;
 
-/// More tries of a request that was never sent, whatever its method.
+/// More tries of a request that nobody has worked on, whatever its method.
 const UNSENT_RETRIES: u32 = 5;
 /// More tries of an idempotent request without a body whose connection broke, if the owner said nothing.
 const SAFE_RETRIES: u32 = 1;
@@ -24,7 +24,7 @@ pub struct Tries<'a> {
     deadline: Option<Instant>,
     /// More tries of a request that may have reached an app.
     repeats: u32,
-    /// Tries of which not one byte was sent.
+    /// Tries that nobody has worked on.
     unsent: u32,
     /// Tries that were repeated though they may have reached an app.
     sent: u32,
@@ -59,11 +59,11 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Not one byte was sent. Whether there is another try: that costs nobody anything, but if all were asked before, more of
-    /// that is what the budget is for.
-    pub fn unsent(&mut self, asked_before: bool, budget: impl FnOnce() -> bool) -> bool {
+    /// Nobody has worked on it. Whether there is another try: that costs nobody anything, but if all were asked before, or one
+    /// has as much to do as it can, more of that is what the budget is for.
+    pub fn unsent(&mut self, bears_less: bool, budget: impl FnOnce() -> bool) -> bool {
         self.unsent += 1;
-        self.unsent <= UNSENT_RETRIES && (!asked_before || budget())
+        self.unsent <= UNSENT_RETRIES && (!bears_less || budget())
     }
 
     /// There is an answer. Whether it is worth another try: the proxy at the far end couldn't reach its app, or the owner

@@ -86,6 +86,11 @@ impl RequestError {
         matches!(self, Self::Upstream(Connect(_) | ConnectTimeout | Vanished))
     }
 
+    /// Whether the endpoint has said that it takes no more.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Upstream(UpstreamError::Refused(_) | UpstreamError::Full))
+    }
+
     /// For the access log.
     pub(crate) fn flag(&self) -> &'static str {
         match self {
@@ -101,7 +106,9 @@ impl RequestError {
             Self::Denied(_) => "denied",
             Self::Fault(_) => "fault_injected",
             Self::Timeout => "request_timeout",
-            Self::Upstream(UpstreamError::Http1(_) | UpstreamError::Http2(_)) => "upstream_reset",
+            Self::Upstream(UpstreamError::Http1(_) | UpstreamError::Http2(_) | UpstreamError::Refused(_)) => {
+                "upstream_reset"
+            }
             Self::Upstream(UpstreamError::Tls(_)) => "upstream_tls",
             Self::Upstream(_) => "upstream_connect",
             Self::Overload | Self::Shed => "overload",

@@ -39,7 +39,7 @@ pub(super) struct Plan<'a> {
 enum Tried {
     /// Its body may take until `deadline`.
     Answer { answered: Answered, deadline: Option<Instant> },
-    /// Not one byte was sent.
+    /// Nobody has worked on it.
     Unsent(Box<Request<Relay>>, RequestError),
     /// With the request, if it may be sent again.
     Broken(RequestError, Option<Box<Request<Relay>>>),
@@ -91,7 +91,7 @@ pub(super) async fn send(
             Tried::Unsent(back, error) => {
                 series().connect_failures.inc();
                 record(if error.nobody_there() { Outcome::Unreachable } else { Outcome::Failure });
-                if !tries.unsent(silence == Silence::Dial, budget) {
+                if !tries.unsent(silence == Silence::Dial || error.is_refusal(), budget) {
                     return Err(error);
                 }
                 request = back;
@@ -164,8 +164,10 @@ async fn try_once(
             answered.request = kept.or(answered.request);
             Tried::Answer { answered, deadline }
         }
-        Err(Failed { error, request: Some(request), unsent: true }) => Tried::Unsent(request, error.into()),
-        Err(Failed { error, request, .. }) => Tried::Broken(error.into(), kept.or(request)),
+        Err(Failed { error, request, unsent }) => match kept.or(request) {
+            Some(request) if unsent => Tried::Unsent(request, error.into()),
+            again => Tried::Broken(error.into(), again),
+        },
     }
 }
 
@@ -249,12 +251,15 @@ pub(super) async fn for_mirror(
 }
 
 /// The same request again, with a body of its own.
-pub(super) fn copy(request: &Request<Relay>, body: Relay) -> Box<Request<Relay>> {
+pub(crate) fn copy(request: &Request<Relay>, body: Relay) -> Box<Request<Relay>> {
     let mut again = Box::new(Request::new(body));
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.version_mut() = request.version();
     *again.headers_mut() = request.headers().clone();
+    if let Some(protocol) = request.extensions().get::<h2::ext::Protocol>() {
+        again.extensions_mut().insert(protocol.clone());
+    }
     again
 }
 

@@ -1,6 +1,7 @@
 //! Requests through the real ways out and in, against apps that are scripted, over loopback.
 
 mod changes;
+mod refusals;
 mod shares;
 
 use std::{
@@ -159,6 +160,15 @@ impl Rig {
             captured: (!meshed).then_some(self.app.port()),
             quiet: Rc::default(),
         })
+    }
+
+    /// Of HTTP/2, in the pool.
+    fn connections(&self) -> usize {
+        self.worker.pool.http2_open().0
+    }
+
+    fn streams(&self) -> usize {
+        self.worker.pool.http2_open().1
     }
 
     /// Requests at the only endpoint.

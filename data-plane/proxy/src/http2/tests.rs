@@ -58,13 +58,13 @@ async fn echo(request: Request<Arriving>) -> Response<Relay> {
 #[tokio::test]
 async fn a_request_without_a_body_and_one_with() {
     with_server(echo, |mut sender| async move {
-        let response = send(&mut sender, request(Relay::Empty)).await.ok().unwrap();
+        let response = send(&mut sender, request(Relay::Empty), None).await.ok().unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
         // More than a stream's and a pipe's room.
         let long = Bytes::from(vec![3; 3 << 20]);
         for body in [Bytes::from_static(b"short"), long] {
-            let response = send(&mut sender, request(Relay::Full(body.clone()))).await.ok().unwrap();
+            let response = send(&mut sender, request(Relay::Full(body.clone())), None).await.ok().unwrap();
             let length = response.body().size_hint().exact();
             assert_eq!(length, Some(body.len() as u64));
             assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
@@ -112,7 +112,7 @@ async fn a_body_is_passed_on_to_its_end_however_that_comes() {
             let mut sender = sender.clone();
             async move {
                 let inner = request.map(|inner| Relay::Request { inner, upload: Default::default() });
-                let response = send(&mut sender, inner.into()).await.ok().unwrap();
+                let response = send(&mut sender, inner.into(), None).await.ok().unwrap();
                 response.map(|inner| Relay::Request { inner, upload: Default::default() })
             }
         };
@@ -144,7 +144,7 @@ async fn an_answer_that_comes_before_the_request_has_ended() {
     with_server(early, |mut sender| async move {
         let long = Bytes::from(vec![3; 3 << 20]);
         for _ in 0..3 {
-            let response = send(&mut sender, request(Relay::Full(long.clone()))).await.ok().unwrap();
+            let response = send(&mut sender, request(Relay::Full(long.clone())), None).await.ok().unwrap();
             assert_eq!(response.status(), StatusCode::FORBIDDEN);
         }
     })
@@ -173,7 +173,7 @@ async fn a_tunnel_carries_bytes_both_ways_and_half_closes() {
         let mut request = request(Relay::Empty);
         *request.method_mut() = Method::CONNECT;
         request.extensions_mut().insert(Protocol::from("websocket"));
-        let response = send(&mut sender, request).await.ok().unwrap();
+        let response = send(&mut sender, request, None).await.ok().unwrap();
         let Arriving::Tunnel(mut tunnel) = response.into_body() else { panic!("no tunnel") };
         let sent: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
         tunnel.write_all(&sent).await.unwrap();
@@ -198,7 +198,7 @@ async fn a_caller_that_goes_cancels_its_request() {
         }
     };
     with_server(hang, |mut sender| async move {
-        let sending = async { send(&mut sender, request(Relay::Empty)).await.map(|_| ()) };
+        let sending = async { send(&mut sender, request(Relay::Empty), None).await.map(|_| ()) };
         let waited = tokio::time::timeout(Duration::from_millis(50), sending).await;
         assert!(waited.is_err());
         cancelled.notified().await;
