@@ -75,7 +75,7 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 
 /// Carries one request to the app and its answer back.
 pub(crate) async fn deliver(at: Rc<Arrival>, mut request: Request<Arriving>) -> Response<Relay> {
-    let upgrade = Upgrade::take(&mut request);
+    let upgrade = Upgrade::take(&mut request, at.captured.is_none());
     let mut exchange = Box::new(Exchange::begin(at.worker.clone(), &at.quiet, Direction::Inbound, &mut request));
     let request = exchange.relay(request);
     match admit(&at, request, upgrade.as_ref(), &mut exchange).await {
@@ -90,7 +90,7 @@ async fn admit(
     upgrade: Option<&Upgrade>,
     exchange: &mut Exchange,
 ) -> Result<Response<Arriving>, RequestError> {
-    if request.method() == http::Method::CONNECT && upgrade.is_none() {
+    if request.method() == http::Method::CONNECT {
         return Err(RequestError::Connect);
     }
     let inbound = at.inbound().ok_or(RequestError::NotReady)?;

@@ -50,7 +50,7 @@ pub(super) enum Reply {
 /// Carries one request out and its answer back.
 pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Arriving>) -> Response<Relay> {
     let mut exchange = Box::new(Exchange::begin(from.worker.clone(), &from.quiet, Direction::Outbound, &mut request));
-    let upgrade = Upgrade::take(&mut request);
+    let upgrade = Upgrade::take(&mut request, false);
     let request = exchange.relay(request);
     match route(&from, request, upgrade.as_ref(), &mut exchange).await {
         Ok(Reply::Here(response)) => exchange.here(response),
@@ -74,7 +74,7 @@ async fn route(
     upgrade: Option<&Upgrade>,
     exchange: &mut Exchange,
 ) -> Result<Reply, RequestError> {
-    if request.method() == Method::CONNECT && upgrade.is_none() {
+    if request.method() == Method::CONNECT {
         return Err(RequestError::Connect);
     }
     head::one_host(&mut request)?;

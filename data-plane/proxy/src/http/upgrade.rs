@@ -31,14 +31,14 @@ pub(crate) struct Upgrading(Arc<Mutex<Option<Changed>>>);
 type Changed = oneshot::Receiver<Box<dyn Io>>;
 
 impl Upgrade {
-    /// Looks whether this request is one.
-    pub(crate) fn take(request: &mut Request<Arriving>) -> Option<Self> {
+    /// Looks whether this request is one. What method it was made with is a proxy's word: only who `may_say` is believed.
+    pub(crate) fn take(request: &mut Request<Arriving>, may_say: bool) -> Option<Self> {
         if let Some(protocol) = request.extensions().get::<Protocol>()
             && head::may_change_to(protocol.as_str().as_bytes())
             && let Some(downstream) = Upgrading::take(request)
         {
             let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
-            let method = request.headers().get(headers::METHOD);
+            let method = request.headers().get(headers::METHOD).filter(|_| may_say);
             let method = method.and_then(|name| Method::from_bytes(name.as_bytes()).ok()).unwrap_or(Method::GET);
             request.extensions_mut().remove::<Protocol>();
             // Routes and policies judge the request that the app's caller made.

@@ -75,6 +75,12 @@ const TABLE: &[(&str, &str, Want)] = &[
     ),
     ("folded field", "GET /app HTTP/1.1\r\nHost: a\r\nX-A: b\r\n c\r\n\r\n", Refused),
     ("bare line feed", "GET /app HTTP/1.1\nHost: a\n\n", Any),
+    ("CONNECT", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", Refused),
+    (
+        "CONNECT with another protocol",
+        "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        Refused,
+    ),
     ("bare carriage return", "GET /app HTTP/1.1\r\nHost: a\r\nX-A: b\rX-B: c\r\n\r\n", Refused),
     (
         "chunk size too large",

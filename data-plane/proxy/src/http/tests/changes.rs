@@ -80,3 +80,32 @@ async fn nothing_that_carries_requests_is_changed_to() {
     })
     .await;
 }
+
+/// CONNECT asks for bytes to anywhere, whatever else it asks for; and who isn't a proxy doesn't say what a request was.
+#[tokio::test]
+async fn connect_is_never_carried() {
+    within(async {
+        let rig = Rig::http1(service(wire::Protocol::Http), OK).await;
+        for way in [Way::Out, Way::In] {
+            for fields in ["connection: close", "connection: upgrade, close\r\nupgrade: websocket"] {
+                let answers =
+                    rig.talk(way, &format!("CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n{fields}\r\n\r\n")).await;
+                assert!(answers.starts_with("HTTP/1.1 405 "), "{way:?}: {answers}");
+            }
+        }
+        for meshed in [false, true] {
+            let answer = deliver(rig.arrival(meshed), extended(&rig, "websocket", Some("CONNECT"))).await;
+            let refused = answer.status() == StatusCode::METHOD_NOT_ALLOWED;
+            assert_eq!((refused, rig.seen.take().len()), (meshed, usize::from(!meshed)));
+        }
+        for (meshed, method) in [(true, Method::POST), (false, Method::GET)] {
+            drop(deliver(rig.arrival(meshed), extended(&rig, "websocket", Some("POST"))).await);
+            let seen = rig.seen.take();
+            assert!(seen[0].starts_with(&format!("{method} /x ").to_ascii_lowercase()), "{seen:?}");
+        }
+        // Out, nobody is a proxy.
+        drop(forward(rig.departure(), extended(&rig, "websocket", Some("POST"))).await);
+        assert!(rig.seen.take()[0].starts_with("get /x "));
+    })
+    .await;
+}
