@@ -38,6 +38,10 @@ impl Connection {
     }
 }
 
+/// Words before an answer. Who works on something for long may say so every 20 seconds (RFC 2518 section 10.1), for half an
+/// hour; who never comes to an answer has no end.
+const WORDS: usize = 100;
+
 pub(crate) struct Answer {
     pub(crate) response: Response<Arriving>,
     /// `None`: it has changed its protocol.
@@ -68,6 +72,7 @@ pub(crate) async fn send(
     } else {
         upload = Some(Box::new(Outgoing::new(wire.clone(), out, request.into_body(), framing)));
     }
+    let mut words = 0;
     let head = loop {
         let head = match answer(&wire, &mut upload, header_bytes).await {
             Ok(head) => head,
@@ -84,6 +89,11 @@ pub(crate) async fn send(
         }
         if !head.parts.status.is_informational() {
             break head;
+        }
+        words += 1;
+        if words > WORDS {
+            let error = Error::Malformed("informational answers without end");
+            return Err(Failed { error: error.into(), request: whole, unsent: false });
         }
     };
     wire.keep.set(head.keep);

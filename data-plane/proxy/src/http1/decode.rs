@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::Error;
+use super::{Error, parse::has_whole_line_ends};
 
 /// What is still to come of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +201,9 @@ fn trailers(bytes: &[u8]) -> Result<Option<(usize, HeaderMap)>, Error> {
     let httparse::Status::Complete((length, fields)) = httparse::parse_headers(bytes, &mut fields)? else {
         return if bytes.len() < TRAILERS { Ok(None) } else { Err(Error::TooLarge) };
     };
+    if !has_whole_line_ends(&bytes[..length], bytes, fields) {
+        return Err(Error::Malformed("a line feed alone"));
+    }
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Error::Malformed("a trailer's name"))?;
@@ -255,6 +258,10 @@ mod tests {
             ("3\r\nabc\n0\r\n\r\n", None),
             ("10000000000000003\r\nabc", None),
             ("3\r\nabc\r\n0\r\nno field\r\n\r\n", None),
+            ("3\r\nabc\r\n0\r\n\n", None),
+            ("3\r\nabc\r\n0\r\na: b\n\r\n", None),
+            ("3\r\nabc\r\n0\r\na: b\r\n\n", None),
+            ("3\r\nabc\r\n0\r\na: b\nc: d\r\n\r\n", None),
             (&long, None),
         ] {
             for pieces in [1, 2, 7, bytes.len()] {

@@ -51,6 +51,9 @@ pub(super) fn request(bytes: &Bytes) -> Result<Option<(usize, RequestHead)>, Err
     let mut parsed = httparse::Request::new(&mut []);
     let Status::Complete(length) = parsed.parse_with_uninit_headers(bytes, &mut fields)? else { return Ok(None) };
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Ok(None) };
+    if !has_whole_line_ends(&bytes[..length], method.as_bytes(), parsed.headers) {
+        return Err(Error::Malformed("a line feed alone"));
+    }
     let version = version(parsed.version);
     let (mut parts, ()) = Request::new(()).into_parts();
     let said;
@@ -98,6 +101,17 @@ pub(super) fn response(bytes: &Bytes) -> Result<Option<(usize, ResponseHead)>, E
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     Ok(Some((length, ResponseHead { parts, body, keep })))
+}
+
+/// Whether every line that was parsed begins behind a CRLF, or at the beginning, and the last one is empty. Others may not
+/// take a line feed alone for a line's end, and so see other lines (RFC 9112 section 2.2). `first` is the beginning of the
+/// first line.
+pub(super) fn has_whole_line_ends(bytes: &[u8], first: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let begins = |part: &[u8]| {
+        let at = (part.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+        at == 0 || bytes.get(..at).is_some_and(|before| before.ends_with(b"\r\n"))
+    };
+    begins(first) && fields.iter().all(|field| begins(field.name.as_bytes())) && bytes.ends_with(b"\r\n\r\n")
 }
 
 fn version(minor: Option<u8>) -> Version {

@@ -158,6 +158,12 @@ async fn what_is_not_http_is_told_so_and_the_connection_ends() {
             ("GET / HTTP/1.1\r\na : b\r\n\r\n", 400),
             ("GET / HTTP/2.0\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", 400),
+            ("GET / HTTP/1.1\n\n", 400),
+            ("GET / HTTP/1.1\r\n\n", 400),
+            ("GET / HTTP/1.1\nhost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: a\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: a\nb: c\r\n\r\n", 400),
+            ("\nGET / HTTP/1.1\r\nhost: a\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n", 501),
             (&many, 431),
             (&long, 431),
@@ -364,6 +370,19 @@ async fn both_sides_change_the_protocol() {
         let mut heard = Vec::new();
         stream.read_to_end(&mut heard).await.unwrap();
         assert_eq!(heard, b"hello");
+    })
+    .await;
+}
+
+/// Each may be followed by another, but not for ever.
+#[tokio::test]
+async fn informational_answers_end_somewhere() {
+    within(async {
+        for (number, answered) in [(0, true), (100, true), (101, false)] {
+            let words = "HTTP/1.1 102 Processing\r\n\r\n".repeat(number);
+            let asked = asked(&(words + "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")).await;
+            assert_eq!(asked.is_ok_and(|answer| answer.response.status() == 200), answered, "{number}");
+        }
     })
     .await;
 }

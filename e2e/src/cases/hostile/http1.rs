@@ -74,7 +74,13 @@ const TABLE: &[(&str, &str, Want)] = &[
         Refused,
     ),
     ("folded field", "GET /app HTTP/1.1\r\nHost: a\r\nX-A: b\r\n c\r\n\r\n", Refused),
-    ("bare line feed", "GET /app HTTP/1.1\nHost: a\n\n", Any),
+    ("bare line feed", "GET /app HTTP/1.1\nHost: a\n\n", Refused),
+    ("bare line feed in the middle", "GET /app HTTP/1.1\r\nHost: a\nX-A: b\r\n\r\n", Refused),
+    (
+        "bare line feed behind the last chunk",
+        "POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\n",
+        Any,
+    ),
     ("CONNECT", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", Refused),
     (
         "CONNECT with another protocol",
