@@ -15,7 +15,7 @@ use h2::{
     ext::Protocol,
     server::{Builder, SendResponse},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -36,6 +36,11 @@ use crate::{
 };
 
 const PATIENCE: Patience = Patience { silence: Duration::from_secs(30), answer: Duration::from_secs(10) };
+
+/// Fields of a request's head: HTTP/1.1's hundred, and what proxies add.
+const FIELDS: usize = 128;
+/// Cookies may come in a field each (RFC 9113 section 8.2.3), and browsers keep up to 180 of a site.
+const COOKIES: usize = 256;
 
 /// What a connection's streams share.
 struct Serving<H> {
@@ -127,6 +132,13 @@ where
     H: Fn(Request<Arriving>) -> F,
     F: Future<Output = Response<Relay>>,
 {
+    if has_too_many_fields(request.headers()) {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        // Fails only if nobody waits for it.
+        let _ = respond.send_response(response, true);
+        return;
+    }
     let is_head = request.method() == Method::HEAD;
     let (request, tunnel) = arriving(request);
     let mut answering = pin!((serving.handle)(request));
@@ -163,6 +175,13 @@ where
     };
     if !last && send_body(body, stream).await == Err(Unsent::Source) {
         tracing::debug!("an answer broke off");
+    }
+}
+
+fn has_too_many_fields(headers: &HeaderMap) -> bool {
+    headers.len() > FIELDS && {
+        let cookies = headers.get_all(header::COOKIE).iter().count();
+        cookies > COOKIES || headers.len() - cookies > FIELDS
     }
 }
 

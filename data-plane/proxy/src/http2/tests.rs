@@ -363,3 +363,22 @@ async fn a_connection_without_streams_ends_and_one_with_a_silent_stream_does_not
     // Of its hours none pass.
     tokio::time::timeout(Duration::from_secs(100_000), LocalSet::new().run_until(run)).await.expect("it never ends");
 }
+
+/// Many small fields cost more than their bytes; HTTP/1.1 has a limit of them as well.
+#[tokio::test]
+async fn many_fields_are_refused_and_many_cookies_are_not() {
+    let ignore = async |_: Request<Arriving>| Response::new(Relay::Empty);
+    with_server(ignore, |mut sender| async move {
+        for (name, number, status) in
+            [("x", 100, 200), ("x", 129, 431), ("cookie", 180, 200), ("cookie", 300, 431), ("cookie", 1500, 431)]
+        {
+            let mut request = request(Relay::Empty);
+            for _ in 0..number {
+                request.headers_mut().append(name, HeaderValue::from_static("a"));
+            }
+            let response = send(&mut sender, request, None).await.ok().unwrap();
+            assert_eq!(response.status(), status, "{number} of {name}");
+        }
+    })
+    .await;
+}
