@@ -188,7 +188,7 @@ impl World {
             granted
         };
         let again = match fate {
-            Fate::Unsent(asked_before) => tries.unsent(asked_before, budget),
+            Fate::Unsent(bears_less) => tries.unsent(bears_less, budget),
             Fate::Broken => tries.broken(false, budget),
             Fate::Slow => tries.broken(true, budget),
             Fate::Answer(status) => tries.answered(status, false, budget),

@@ -1,6 +1,8 @@
 //! Requests through the real ways out and in, against apps that are scripted, over loopback.
 
+mod cancel;
 mod changes;
+mod early;
 mod refusals;
 mod shares;
 

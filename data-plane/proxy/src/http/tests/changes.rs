@@ -109,3 +109,44 @@ async fn connect_is_never_carried() {
     })
     .await;
 }
+
+/// What follows an extended CONNECT stays here until the app has agreed; if it doesn't, it was nothing.
+#[tokio::test]
+async fn nothing_follows_before_the_app_has_agreed() {
+    within(async {
+        for (answer, status) in [(OK, Some(StatusCode::UPGRADE_REQUIRED)), ("", None)] {
+            let rig = Rig::http1(service(wire::Protocol::Http), answer).await;
+            let (near, far) = duplex(1 << 16);
+            let (arrival, port) = (rig.arrival(true), rig.app.port());
+            let limits = Limits::default();
+            spawn_local(async move {
+                let idle = limits.idle;
+                let handle = move |request| deliver(arrival.clone(), request);
+                crate::http2::serve(far, &limits, idle, std::future::pending(), handle).await
+            });
+            let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+            spawn_local(connection);
+            while !sender.is_extended_connect_protocol_enabled() {
+                tokio::task::yield_now().await;
+            }
+            let request = Request::connect("http://a/x").header(headers::PORT, port);
+            let request = request.extension(Protocol::from("websocket")).body(()).unwrap();
+            let (answered, mut stream) = sender.send_request(request, false).unwrap();
+            stream.send_data(Bytes::from_static(b"GET /denied HTTP/1.1\r\nhost: a\r\n\r\n"), false).unwrap();
+            match status {
+                Some(status) => assert_eq!(answered.await.unwrap().status(), status),
+                None => {
+                    while rig.seen.borrow().is_empty() {
+                        tokio::task::yield_now().await;
+                    }
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+            let seen = rig.seen.take();
+            assert!(seen.len() == 1 && seen[0].starts_with("get /x "), "{seen:?}");
+        }
+    })
+    .await;
+}
