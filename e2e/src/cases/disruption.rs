@@ -21,6 +21,7 @@ use crate::{
 mod busy;
 pub(super) mod clock;
 mod conntrack;
+mod deadly;
 mod disk;
 mod dns;
 mod kills;
@@ -44,6 +45,8 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "disruption/vanished-while-quiet", run: vanished_while_quiet },
     Case { name: "disruption/bad-yaml", run: bad_yaml },
     Case { name: "disruption/poison", run: poison::poison },
+    Case { name: "disruption/deadly-requests", run: deadly::requests },
+    Case { name: "disruption/own-sidecar-killed", run: deadly::own_sidecar },
     Case { name: "disruption/rules-flushed", run: rules_flushed },
     Case { name: "disruption/100-kills", run: kills::hundred },
     Case { name: "disruption/no-proxy-left", run: nobody::nobody },

@@ -3,12 +3,14 @@
 
 use crate::Case;
 
+mod custody;
 mod equality;
 mod forgery;
 mod identity;
 mod peer;
 mod plaintext;
 mod policy;
+mod ports;
 mod probes;
 mod question;
 mod standing;
@@ -23,6 +25,8 @@ pub(super) const CASES: &[Case] = &[
     },
     Case { name: "verdicts: a token gets its own identity and its own policy alone", run: identity::own_alone },
     Case { name: "verdicts: open connections are judged again when policies change", run: standing::judged_again },
+    Case { name: "verdicts: a shared proxy never has a pod's key", run: custody::keys_stay },
+    Case { name: "verdicts: the mesh listens on the ports of its table and on no other", run: ports::of_the_table },
     Case { name: "verdicts: strict mTLS refuses plaintext on every port", run: plaintext::strict_refuses },
     Case { name: "verdicts: the platform's probes are let in, and nothing with them", run: probes::let_in },
     Case {
