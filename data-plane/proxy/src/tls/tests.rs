@@ -19,6 +19,8 @@ use rustls_pki_types::UnixTime;
 
 use super::*;
 
+mod chains;
+
 struct Authority {
     der: Bytes,
     issuer: Issuer<'static, KeyPair>,
@@ -255,6 +257,13 @@ fn certificates() {
         ("userinfo", Leaf::new(&["spiffe://a@cluster.local/ns/shop/sa/front"])),
         ("port", Leaf::new(&["spiffe://cluster.local:80/ns/shop/sa/front"])),
         ("query", Leaf::new(&["spiffe://cluster.local/ns/shop/sa/front?a"])),
+        ("fragment", Leaf::new(&["spiffe://cluster.local/ns/shop/sa/front#a"])),
+        ("slash behind it", Leaf::new(&["spiffe://cluster.local/ns/shop/sa/front/"])),
+        ("a name that is too long", Leaf::new(&[&format!("{GOOD}{}", "x".repeat(2048))])),
+        (
+            "a URI beside another one",
+            Leaf::new(&[GOOD]).with(|p| p.subject_alt_names.push(SanType::URI("https://a.b/".try_into().unwrap()))),
+        ),
         ("unknown trust domain", Leaf::new(&["spiffe://elsewhere/ns/shop/sa/front"])),
         ("another authority's trust domain", Leaf::new(&[other])),
         ("expired", Leaf::new(&[GOOD]).with(|p| p.not_after = date_time_ymd(2020, 1, 1))),
