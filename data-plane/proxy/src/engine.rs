@@ -159,3 +159,40 @@ impl Drop for Admitted {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is shipped is what docs/failure-modes.md says, with why where it isn't what is usual.
+    #[test]
+    fn limits_are_those_that_are_documented() {
+        let Limits {
+            connections,
+            per_identity,
+            handshake,
+            request_head,
+            idle,
+            idle_stranger,
+            detect,
+            lookup,
+            header_bytes,
+            streams,
+        } = Limits::default();
+        let documented = include_str!("../../../docs/failure-modes.md");
+        for (what, limit) in [
+            ("connections of a proxy", connections.to_string()),
+            ("connections of one identity, in a shared proxy", per_identity.to_string()),
+            ("a TLS handshake", format!("{} s", handshake.as_secs())),
+            ("a request's head", format!("{} s", request_head.as_secs())),
+            ("idle, of the pod's own app", format!("{} s", idle.as_secs())),
+            ("idle, of somebody without an identity", format!("{} s", idle_stranger.as_secs())),
+            ("a client's silence, until its destination is dialled", format!("{} ms", detect.as_millis())),
+            ("an unknown destination, until a shared proxy is asked", format!("{} ms", lookup.as_millis())),
+            ("decoded bytes of a header list", header_bytes.to_string()),
+            ("streams of an HTTP/2 connection", streams.to_string()),
+        ] {
+            assert!(documented.contains(&format!("| {what} | {limit} |")), "docs/failure-modes.md: {what}: {limit}");
+        }
+    }
+}
