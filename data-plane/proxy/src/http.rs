@@ -1,8 +1,6 @@
 //! HTTP: serving connections, carrying requests on, answering errors. Every request ends in exactly one record.
 
 mod body;
-#[cfg(test)]
-mod cancelled;
 mod deliver;
 mod error;
 mod exchange;

@@ -218,16 +218,6 @@ impl Pool {
         });
     }
 
-    /// Streams that somebody holds, and peers that are being dialled.
-    #[cfg(test)]
-    pub(crate) fn in_use(&self) -> usize {
-        let of = |peer: &Rc<Peer>| {
-            let streams: usize = peer.connections.borrow().iter().map(|it| it.streams.get()).sum();
-            streams + usize::from(peer.dialling.available_permits() == 0)
-        };
-        self.http2.borrow().values().map(of).sum()
-    }
-
     /// Connections, and streams on them.
     #[cfg(test)]
     pub(crate) fn http2_open(&self) -> (usize, usize) {

@@ -57,8 +57,11 @@ struct Streams {
     stop: watch::Sender<bool>,
     /// Exchanges of each, and whether it is in use.
     counts: Vec<(bool, Arc<AtomicU64>)>,
-    ended: JoinHandle<Result<Vec<(String, Result<u64>)>>>,
+    ended: JoinHandle<Result<Vec<Ended>>>,
 }
+
+/// A stream's name, and its exchanges.
+type Ended = (String, Result<u64>);
 
 pub(super) fn moved(machine: &Machine) -> Result<()> {
     // Proxies ask their peers to connect anew after an hour and up to a quarter.

@@ -109,7 +109,7 @@ async fn who_takes_no_streams_any_more_is_not_waited_for_either() {
     use crate::http2::{Full, Settings, open, send};
     let run = async {
         let (near, mut far) = duplex(1 << 16);
-        let settings = Settings { header_bytes: 16 * 1024, streams: 100 };
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (sender, connection) = open(near, settings, || {}).await.unwrap();
         let allow = |streams: u8| [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, streams];
         far.write_all(&allow(1)).await.unwrap();
