@@ -89,7 +89,8 @@ where
     let pings = connection.ping_pong();
     let life = Life::default();
     let mut gone = pin!(gone(pings, PATIENCE, &life, || gathered.reads()));
-    let (mut look, mut looks) = (pin!(sleep(idle)), false);
+    // Boxed: each connection's task has to be small.
+    let (mut look, mut looks) = (Box::pin(sleep(idle)), false);
     // Streams so far; how many there had been at the last look, and whether none was open then.
     let (mut streams, mut before) = (0_u64, (0, true));
     let mut ends = false;

@@ -42,10 +42,12 @@ pub(super) struct Verifier {
     peers: Option<Box<[SpiffeId]>>,
 }
 
-/// id-kp-serverAuth and id-kp-clientAuth (RFC 5280, section 4.2.1.12). Required, where webpki's own constants would
-/// let a certificate pass that has no extended key usage.
-const SERVER_AUTH: KeyUsage = KeyUsage::required(&[0x2b, 6, 1, 5, 5, 7, 3, 1]);
-const CLIENT_AUTH: KeyUsage = KeyUsage::required(&[0x2b, 6, 1, 5, 5, 7, 3, 2]);
+/// What a certificate is shown for.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Server,
+    Client,
+}
 
 /// A longer chain isn't worth the work of building a path.
 const MAX_INTERMEDIATES: usize = 4;
@@ -79,6 +81,16 @@ pub fn spiffe_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, SvidError
 /// Whether this is the time of the certificate.
 pub(super) fn still_valid(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.validity().is_valid())
+}
+
+/// Whether a leaf says that it is for this (RFC 5280, section 4.2.1.12). One that says nothing isn't.
+fn is_for(leaf: &CertificateDer<'_>, part: Part) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return false };
+    let Ok(Some(usage)) = parsed.extended_key_usage() else { return false };
+    match part {
+        Part::Server => usage.value.server_auth,
+        Part::Client => usage.value.client_auth,
+    }
 }
 
 // === impl Roots ===
@@ -119,7 +131,7 @@ impl Verifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        usage: KeyUsage,
+        part: Part,
     ) -> Result<(), Error> {
         let id = spiffe_id(leaf).map_err(other)?;
         if self.peers.as_ref().is_some_and(|peers| !peers.contains(&id)) {
@@ -127,6 +139,14 @@ impl Verifier {
         }
         if intermediates.len() > MAX_INTERMEDIATES {
             return Err(CertificateError::UnknownIssuer.into());
+        }
+        // Of authorities between, webpki demands only what they say of themselves: most say nothing.
+        let usage = match part {
+            Part::Server => KeyUsage::server_auth(),
+            Part::Client => KeyUsage::client_auth(),
+        };
+        if !is_for(leaf, part) {
+            return Err(CertificateError::InvalidPurpose.into());
         }
         let anchors = self.roots.0.get(id.trust_domain()).ok_or(CertificateError::UnknownIssuer)?;
         EndEntityCert::try_from(leaf)
@@ -147,7 +167,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(end_entity, intermediates, now, SERVER_AUTH)?;
+        self.verify(end_entity, intermediates, now, Part::Server)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -186,7 +206,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(end_entity, intermediates, now, CLIENT_AUTH)?;
+        self.verify(end_entity, intermediates, now, Part::Client)?;
         Ok(ClientCertVerified::assertion())
     }
 

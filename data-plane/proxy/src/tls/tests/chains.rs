@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rcgen::CustomExtension;
+use rcgen::{CustomExtension, DnType};
 use rustls::{DigitallySignedStruct, DistinguishedName, server::danger::ClientCertVerified};
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
 
@@ -31,9 +31,10 @@ impl SignatureVerificationAlgorithm for Counted {
     }
 }
 
-/// An authority, below another if there is one. All of them have the same name, so that each might be above each.
-fn authority(above: Option<&Authority>, key: KeyPair, constraints: Option<CustomExtension>) -> Authority {
+/// An authority, below another if there is one. Those of the same name might each be above each.
+fn authority(name: &str, above: Option<&Authority>, key: KeyPair, constraints: Option<CustomExtension>) -> Authority {
     let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params.custom_extensions.extend(constraints);
@@ -44,8 +45,8 @@ fn authority(above: Option<&Authority>, key: KeyPair, constraints: Option<Custom
     Authority { der: Bytes::copy_from_slice(certificate.der()), issuer: Issuer::new(params, key) }
 }
 
-fn new(above: Option<&Authority>) -> Authority {
-    authority(above, KeyPair::generate().unwrap(), None)
+fn new(name: &str, above: Option<&Authority>) -> Authority {
+    authority(name, above, KeyPair::generate().unwrap(), None)
 }
 
 fn ders(list: &[&Authority]) -> Vec<CertificateDer<'static>> {
@@ -58,10 +59,10 @@ fn verifier(root: &Authority) -> Verifier {
 
 #[test]
 fn chains_are_bounded() {
-    let root = new(None);
+    let root = new("root", None);
     let mut all: Vec<Authority> = Vec::new();
-    for _ in 0..5 {
-        all.push(new(Some(all.last().unwrap_or(&root))));
+    for at in 0..5 {
+        all.push(new(&at.to_string(), Some(all.last().unwrap_or(&root))));
     }
     let verifier = verifier(&root);
     let accepted = |by: &Authority, chain: &[CertificateDer<'static>]| {
@@ -84,10 +85,11 @@ fn chains_are_bounded() {
 fn circles_of_authorities_cost_little() {
     let mut provider = provider();
     provider.signature_verification_algorithms.all = ALGORITHMS;
-    let verifier = Verifier::any(Arc::new(Roots::new(&[new(None).trust("cluster.local")])), &provider);
+    let verifier = Verifier::any(Arc::new(Roots::new(&[new("root", None).trust("cluster.local")])), &provider);
     let keys = [(); 4].map(|()| KeyPair::generate().unwrap().serialize_der());
     let key = |at: usize| KeyPair::try_from(keys[at % 4].as_slice()).unwrap();
-    let circle: Vec<_> = (0..4).map(|at| authority(Some(&authority(None, key(at + 1), None)), key(at), None)).collect();
+    let circle: Vec<_> =
+        (0..4).map(|at| authority("root", Some(&authority("root", None, key(at + 1), None)), key(at), None)).collect();
     let leaf = circle[0].sign(&Leaf::new(&[front().as_str()]));
     let chain = ders(&circle.iter().collect::<Vec<_>>());
     assert!(verifier.verify_client_cert(&leaf, &chain, UnixTime::now()).is_err());
@@ -113,9 +115,9 @@ fn constraints_on_uri_names_are_never_ignored() {
         [(true, "cluster.local"), (true, "other.example"), (false, "cluster.local"), (false, "other.example")]
     {
         let key = || KeyPair::generate().unwrap();
-        let free = new(None);
-        let constrained_root = authority(None, key(), Some(constraints(permitted, host)));
-        let constrained = authority(Some(&free), key(), Some(constraints(permitted, host)));
+        let free = new("root", None);
+        let constrained_root = authority("root", None, key(), Some(constraints(permitted, host)));
+        let constrained = authority("below", Some(&free), key(), Some(constraints(permitted, host)));
         for (root, issuer, chain) in
             [(&constrained_root, &constrained_root, vec![]), (&free, &constrained, ders(&[&constrained]))]
         {
@@ -169,7 +171,7 @@ impl ClientCertVerifier for Gullible {
 
 #[test]
 fn a_session_says_nothing_once_its_certificate_has_ended() {
-    let root = new(None);
+    let root = new("root", None);
     let caller = mesh(&root, &front());
     let key = |leaf: Leaf, id: SpiffeId| {
         let svid = Svid {
@@ -201,7 +203,7 @@ fn a_session_says_nothing_once_its_certificate_has_ended() {
 /// An empty bundle, or one of garbage, trusts nobody: it is no reason to trust everybody.
 #[test]
 fn without_roots_nobody_is_trusted() {
-    let root = new(None);
+    let root = new("root", None);
     let leaf = root.sign(&Leaf::new(&[front().as_str()]));
     let garbage = Trust { roots: vec![Bytes::from_static(b"no root"), Bytes::new()], ..root.trust("cluster.local") };
     let empty = Trust { roots: vec![], ..root.trust("cluster.local") };
