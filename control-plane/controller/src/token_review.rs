@@ -25,10 +25,10 @@ use kube::{
     api::PostParams,
     core::{Request, request},
 };
-use outrigger_model::MeshSnapshot;
+use outrigger_model::{MeshSnapshot, is_shared_proxy};
 use outrigger_wire::{
     SpiffeId,
-    names::{SHARED_NAME, SYSTEM_NAMESPACE, TOKEN_AUDIENCE, type_url},
+    names::{TOKEN_AUDIENCE, type_url},
 };
 use outrigger_xds::Principal;
 use tokio::{
@@ -155,7 +155,7 @@ impl TokenReviews {
         let trust_domain = trust_domain.unwrap_or(&self.trust_domain);
         let identity = SpiffeId::new(trust_domain, &caller.namespace, &caller.account)
             .map_err(|error| ReviewError::Denied(error.to_string()))?;
-        let shared = (caller.namespace == SYSTEM_NAMESPACE && caller.account == SHARED_NAME)
+        let shared = is_shared_proxy(&caller.namespace, &caller.account)
             || snapshot.shared_identities.iter().any(|shared| **shared == *identity.as_str());
         Ok(Principal { workload: format!("{}/{}", caller.namespace, caller.pod).into(), identity, shared })
     }

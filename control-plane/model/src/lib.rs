@@ -25,7 +25,7 @@ pub use finding::{Concern, Finding, Reason};
 pub use held::{Held, Holdings};
 pub use inputs::Inputs;
 pub use map::Map;
-pub use mesh::namespace_of;
+pub use mesh::{is_shared_proxy, namespace_of};
 pub use part::{Before, Part};
 pub use progress::Progress;
 pub use snapshot::{MeshSnapshot, Resource, TypeSet};

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outrigger_wire::SpiffeId;
+use outrigger_wire::{
+    SpiffeId,
+    names::{SHARED_NAME, SYSTEM_NAMESPACE},
+};
 
 use crate::{
     Finding, Inputs, Reason,
@@ -55,8 +58,10 @@ impl<'a> Mesh<'a> {
         let shared = inputs.mesh.shared_services();
         for member in members.values_mut() {
             let mode = member.workload.mode.or_else(|| modes.get(member.workload.namespace.as_str()).copied());
-            // A shared proxy speaks mTLS by itself, whatever its labels say.
-            let enrolled = matches!(mode, Some(Mode::Sidecar | Mode::Shared)) || !member.services.is_disjoint(&shared);
+            // A shared proxy speaks mTLS by itself, whatever its labels say, and before anybody is told to use it.
+            let enrolled = matches!(mode, Some(Mode::Sidecar | Mode::Shared))
+                || !member.services.is_disjoint(&shared)
+                || is_shared_proxy(&member.workload.namespace, &member.workload.service_account);
             if enrolled && member.workload.addressing != Addressing::Shared {
                 member.identity = identity(inputs, member.workload, findings);
             }
@@ -119,6 +124,11 @@ fn identity(inputs: &Inputs, workload: &Workload, findings: &mut Vec<Finding>) -
             ));
         })
         .ok()
+}
+
+/// Whether who has this account is a shared proxy, of whatever pool.
+pub fn is_shared_proxy(namespace: &str, account: &str) -> bool {
+    namespace == SYSTEM_NAMESPACE && account == SHARED_NAME
 }
 
 /// `NAMESPACE/NAME`.

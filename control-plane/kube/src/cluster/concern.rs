@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1;
 use outrigger_crds::Object;
-use outrigger_model::{Part, inputs::Mode, namespace_of};
+use outrigger_model::{Part, inputs::Mode, is_shared_proxy, namespace_of};
 use outrigger_wire::names::SYSTEM_NAMESPACE;
 
 use super::{
@@ -133,7 +133,8 @@ impl Tracker {
             return self.everything();
         }
         if of_mesh {
-            let in_mesh = index.pods.iter().filter(|(_, pod)| pod.has != Mode::None).map(|(name, _)| name);
+            let in_mesh = |pod: &Pod| pod.has != Mode::None || is_shared_proxy(&pod.namespace, &pod.service_account);
+            let in_mesh = index.pods.iter().filter(|(_, pod)| in_mesh(pod)).map(|(name, _)| name);
             self.concern.workloads.extend(in_mesh.cloned());
             self.concern.workloads.extend(index.written().map(|(name, _)| Arc::clone(name)));
             for service in index.shared_services() {

@@ -209,6 +209,19 @@ fn a_namespace_with_a_pool_has_its_shared_proxies_and_no_others() {
     assert_eq!(snapshot(&inputs).shared_identities, all.map(Arc::from));
 }
 
+/// It is installed before the MeshConfig names it, and has to be ready by then.
+#[test]
+fn a_pool_that_nobody_uses_yet_is_in_the_mesh() {
+    let mut inputs = shop();
+    let mut pool = workload("outrigger-system/pool-1", "10.2.0.5", None);
+    pool.service_account = "outrigger-shared".to_owned();
+    inputs.workloads.push(pool);
+    assert_eq!(
+        inbound(&inputs, "outrigger-system/pool-1").identity,
+        "spiffe://cluster.local/ns/outrigger-system/sa/outrigger-shared"
+    );
+}
+
 #[test]
 fn a_pool_that_is_not_there_is_told_and_no_other_takes_its_place() {
     let mut inputs = shop();

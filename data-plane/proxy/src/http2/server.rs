@@ -71,16 +71,14 @@ where
         .max_header_list_size(limits.header_bytes)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(4 * WINDOW)
-        .max_pending_accept_reset_streams(20)
+        // A proxy's callers may all go at once: it takes back what it may have open, and keeps its connection.
+        .max_pending_accept_reset_streams(limits.streams as usize)
         .max_local_error_reset_streams(Some(1024))
         .enable_connect_protocol()
         .handshake(gathered.clone());
-    // Boxed: large, and over soon.
-    let begun = tokio::select! {
-        begun = Box::pin(timeout(limits.request_head.min(idle), handshake)) => begun,
-        () = &mut ending => return Ok(()),
-    };
-    let Ok(begun) = begun else {
+    // Boxed: large, and over soon. Not cut short by `ending`: without GOAWAY nobody knows whether to send again what is on its
+    // way already.
+    let Ok(begun) = Box::pin(timeout(limits.request_head.min(idle), handshake)).await else {
         tracing::debug!("HTTP/2 connection closed: its preface didn't come");
         return Ok(());
     };

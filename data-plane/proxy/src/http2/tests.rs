@@ -308,9 +308,49 @@ async fn who_begins_nothing_is_not_waited_for() {
         for bytes in [&b""[..], b"PRI * HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
             assert_eq!(kept(bytes).await.as_secs(), head.as_secs(), "{}", bytes.escape_ascii());
         }
-        // A drain needn't wait even for that.
-        let (_near, far) = tokio::io::duplex(1 << 16);
-        serve(far, &Limits::default(), IDLE, std::future::ready(()), echo).await.unwrap();
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+/// What is on its way to a server that ends already isn't lost: the server reads it before it says so.
+#[tokio::test(start_paused = true)]
+async fn who_comes_to_a_server_that_ends_is_answered() {
+    let run = async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::ready(()), echo).await });
+        let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
+        let (mut sender, _) = open(near, settings, || {}).await.unwrap();
+        let response = send(&mut sender, request(Relay::Empty), None).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+/// A proxy's callers may all go at once, and with what they asked for comes what others ask for.
+#[tokio::test(start_paused = true)]
+async fn who_takes_back_all_that_is_open_keeps_the_connection() {
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+    let run = async {
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::pending(), echo).await });
+        let ask = |stream| frame(1, 5, stream, b"\x82\x86\x84\x41\x01a");
+        let taken_back = (0..200).flat_map(|at| [ask(2 * at + 1), frame(3, 0, 2 * at + 1, &[0, 0, 0, 8])].concat());
+        let mut sent = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b"")].concat();
+        sent.extend(taken_back.chain(ask(1001)));
+        near.write_all(&sent).await.unwrap();
+        loop {
+            let mut head = [0; 9];
+            near.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            near.read_exact(&mut payload).await.unwrap();
+            assert_ne!(head[3], 7, "GOAWAY: {}", payload.escape_ascii());
+            if head[3] == 1 && head[5..] == 1001_u32.to_be_bytes() {
+                return;
+            }
+        }
     };
     LocalSet::new().run_until(run).await;
 }
