@@ -1,5 +1,6 @@
 use std::sync::atomic::AtomicUsize;
 
+use outrigger_wire::names::{SHARED_NAME, SYSTEM_NAMESPACE};
 use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
