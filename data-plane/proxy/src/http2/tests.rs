@@ -320,7 +320,7 @@ async fn who_comes_to_a_server_that_ends_is_answered() {
         spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::ready(()), echo).await });
         let settings = Settings { header_bytes: 16 * 1024, streams: 100, asked: true };
         let (mut sender, _) = open(near, settings, || {}).await.unwrap();
-        let response = send(&mut sender, request(Relay::Empty), None).await.unwrap();
+        let response = send(&mut sender, request(Relay::Empty), None).await.map_err(|failed| failed.error).unwrap();
         assert_eq!(response.status(), StatusCode::OK);
     };
     LocalSet::new().run_until(run).await;

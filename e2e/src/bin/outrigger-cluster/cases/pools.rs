@@ -26,8 +26,9 @@ const POOL: &str = "outrigger-shared-aside";
 const OTHERS: &str = "outrigger-shared";
 const SIDECAR: &str = "outrigger-sidecar";
 
-const CALLER: &str = "spiffe://cluster.local/ns/aside/sa/default";
-const OTHER_CALLER: &str = "spiffe://cluster.local/ns/shop/sa/front";
+/// What each asks for: logs of shared proxies say that, and not who asked.
+const PATH: &str = "/aside";
+const OTHER_PATH: &str = "/others";
 
 fn own(cluster: &Cluster) -> Result<()> {
     shop::open(cluster)?;
@@ -35,17 +36,19 @@ fn own(cluster: &Cluster) -> Result<()> {
     cluster.rolled_out(NAMESPACE, "deployment/front")?;
     cluster.kubectl(&["wait", "meshconfig/default", "--for=condition=Programmed", "--timeout=30s"])?;
     let address = cluster.address(shop::NAMESPACE, "catalog")?;
-    let spec = LoadSpec::new(format!("http://{address}:80/").parse().map_err(anyhow::Error::msg)?, 50);
+    let spec = |path: &str| -> Result<LoadSpec> {
+        Ok(LoadSpec::new(format!("http://{address}:80{path}").parse().map_err(anyhow::Error::msg)?, 50))
+    };
     let (pod, other) = (cluster.pod(NAMESPACE, "app=front")?, shop::front(cluster)?);
-    let load = cluster.load(NAMESPACE, &pod, &spec)?;
-    let others = cluster.load(shop::NAMESPACE, &other, &spec)?;
+    let load = cluster.load(NAMESPACE, &pod, &spec(PATH)?)?;
+    let others = cluster.load(shop::NAMESPACE, &other, &spec(OTHER_PATH)?)?;
     goes_on(&load, 0)?;
     goes_on(&others, 0)?;
 
     let first = killed(cluster, NAMESPACE, &pod)?;
     goes_on(&load, first)?;
     until(Duration::from_secs(10), || {
-        ensure!(carried(cluster, POOL, CALLER)? > 0, "the pool carried nothing");
+        ensure!(carried(cluster, POOL, PATH)? > 0, "the pool carried nothing");
         Ok(())
     })?;
 
@@ -53,7 +56,7 @@ fn own(cluster: &Cluster) -> Result<()> {
     cluster.until_pods(SYSTEM, &format!("app.kubernetes.io/name={POOL}"), 0)?;
     // Its second death in a row: the kubelet lets it be for ten seconds.
     let second = killed(cluster, NAMESPACE, &pod)?;
-    let before = carried(cluster, OTHERS, OTHER_CALLER)?;
+    let before = carried(cluster, OTHERS, OTHER_PATH)?;
     let killed_other = killed(cluster, shop::NAMESPACE, &other)?;
     until(Duration::from_secs(10), || {
         ensure!(load.since(second).failed() > 0, "somebody carries it: {:?}", load.since(second).by_outcome());
@@ -61,10 +64,10 @@ fn own(cluster: &Cluster) -> Result<()> {
     })?;
     goes_on(&others, killed_other)?;
     until(Duration::from_secs(10), || {
-        ensure!(carried(cluster, OTHERS, OTHER_CALLER)? > before, "the others carried nothing");
+        ensure!(carried(cluster, OTHERS, OTHER_PATH)? > before, "the others carried nothing");
         Ok(())
     })?;
-    let strangers = carried(cluster, OTHERS, CALLER)?;
+    let strangers = carried(cluster, OTHERS, PATH)?;
     ensure!(strangers == 0, "the others carried {strangers} calls of a namespace that has a pool");
 
     cluster.kubectl(&["scale", "-n", SYSTEM, &format!("deployment/{POOL}"), "--replicas=1"])?;
@@ -91,10 +94,10 @@ fn goes_on(load: &Load, since: u64) -> Result<()> {
     })
 }
 
-/// Calls of this caller that shared proxies of a Deployment have carried.
-fn carried(cluster: &Cluster, deployment: &str, caller: &str) -> Result<usize> {
+/// Calls of this path that shared proxies of a Deployment have carried.
+fn carried(cluster: &Cluster, deployment: &str, path: &str) -> Result<usize> {
     let selector = format!("app.kubernetes.io/name={deployment}");
     let log = cluster.kubectl(&["logs", "-n", SYSTEM, "-l", &selector, "--tail=-1"])?;
     let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(records.filter(|record| record["direction"] == "outbound" && record["caller"] == caller).count())
+    Ok(records.filter(|record| record["direction"] == "outbound" && record["path"] == path).count())
 }
