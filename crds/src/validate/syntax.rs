@@ -216,8 +216,17 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// A path, or a path and `/*`.
+/// A path, or a path and `/*`. What is denied as `%3A` would be let through as `:`, which apps read alike.
 pub(crate) fn path_pattern(text: &str) -> Checked {
+    for (at, _) in text.match_indices('%') {
+        let encoded = text.get(at..at + 3).unwrap_or_default();
+        if percent_decoded(encoded).is_some_and(|byte| byte.first().is_some_and(|b| b"!$&'()*+,;=:@".contains(b))) {
+            return Err((
+                format!("{text:?} has {encoded}, which apps read as the character"),
+                "write the character itself",
+            ));
+        }
+    }
     let stem = text.strip_suffix("/*").unwrap_or(text);
     if stem.contains('*') {
         return Err((format!("{text:?} has a * that isn't its last segment"), "write a path or a path and /*"));
@@ -323,7 +332,11 @@ mod tests {
                 "/a\\b",
             ],
         );
-        table(path_pattern, &["/", "/a", "/*", "/a/*"], &["", "*", "/a*", "/*/a", "/a/**", "a/*"]);
+        table(
+            path_pattern,
+            &["/", "/a", "/*", "/a/*", "/a:b", "/a%20b"],
+            &["", "*", "/a*", "/*/a", "/a/**", "a/*", "/a%3Ab"],
+        );
         table(
             regex,
             &["a.*", "^/v[0-9]+$"],

@@ -155,9 +155,9 @@ fn an_encoded_slash_is_read_both_ways() {
     }
 }
 
-/// Servlets serve `/admin` where `/admin;x` is asked for.
+/// Servlets serve `/admin` where `/admin;x` is asked for, and everybody `/a:b` where `/a%3Ab` is.
 #[test]
-fn path_parameters_are_read_both_ways() {
+fn path_parameters_and_encoded_characters_are_read_both_ways() {
     let rule = |text| wire::AccessRule { paths: vec![path(text)], ..wire::AccessRule::default() };
     for (pattern, asked, by_allow, by_deny) in [
         ("/admin/*", "/admin;x/y", false, false),
@@ -171,6 +171,8 @@ fn path_parameters_are_read_both_ways() {
         ("/admin", "/admin;x", false, false),
         ("/admin", "/admin/y;x", false, true),
         ("/admin;x", "/admin;x", false, false),
+        ("/things:delete", "/things%3Adelete", false, false),
+        ("/things/*", "/things/%40a", true, false),
     ] {
         let headers = HeaderMap::new();
         let http = HttpView { method: &Method::GET, path: asked, host: "a", headers: &headers };

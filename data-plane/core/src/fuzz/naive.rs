@@ -57,7 +57,12 @@ pub(super) fn readings(path: &str) -> Vec<String> {
             rest.remove(0);
         }
         let kept = if slashes_last { kept.replace("%2F", "/") } else { kept };
-        readings.push(normal(&kept).unwrap_or(kept));
+        let kept = normal(&kept).unwrap_or(kept);
+        let mut plain = kept.clone();
+        for byte in b"!$&'()*+,;=:@" {
+            plain = plain.replace(&format!("%{byte:02X}"), &char::from(*byte).to_string());
+        }
+        readings.extend([kept, plain]);
     }
     readings
 }
