@@ -20,6 +20,7 @@ use rustls_pki_types::UnixTime;
 use super::*;
 
 mod chains;
+mod judges;
 
 struct Authority {
     der: Bytes,

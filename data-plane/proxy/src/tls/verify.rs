@@ -13,7 +13,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Why a certificate is no X.509-SVID of a workload.
@@ -93,6 +93,17 @@ fn is_for(leaf: &CertificateDer<'_>, part: Part) -> bool {
     }
 }
 
+/// webpki doesn't look at what keys of authorities between are for (RFC 5280, section 4.2.1.3). No usage is every usage.
+fn authorities_may_sign(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+    let may_sign = |certificate: &CertificateDer<'_>| {
+        X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| {
+            parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
+        })
+    };
+    let all = path.intermediate_certificates().all(|authority| may_sign(&authority.der()));
+    if all { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
+}
+
 // === impl Roots ===
 
 impl Roots {
@@ -151,7 +162,8 @@ impl Verifier {
         let anchors = self.roots.0.get(id.trust_domain()).ok_or(CertificateError::UnknownIssuer)?;
         EndEntityCert::try_from(leaf)
             .and_then(|leaf| {
-                leaf.verify_for_usage(self.algorithms.all, anchors, intermediates, now, usage, None, None)?;
+                let path = Some(&authorities_may_sign as &dyn Fn(&VerifiedPath<'_>) -> _);
+                leaf.verify_for_usage(self.algorithms.all, anchors, intermediates, now, usage, None, path)?;
                 Ok(())
             })
             .map_err(refusal)
