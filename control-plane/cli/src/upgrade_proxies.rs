@@ -16,12 +16,14 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kube::{Api, api::ListParams};
 use outrigger_webhook::{InjectorConfig, NamespaceView, in_place};
 
+mod callers;
 mod errors;
 mod plan;
 mod report;
 mod step;
 mod work;
 
+use callers::Asked;
 use plan::{Around, Judged};
 use report::{Ended, Entry, Outcome, Report};
 use step::Terms;
@@ -190,7 +192,8 @@ async fn carry_out(
                 let say = |text: &str| eprintln!("{name}: {text}");
                 let (parts, guard_stays) = (parts.as_slice(), guard_stays.as_deref());
                 let patched = Default::default();
-                let work = Work { cluster, terms, pod, parts, guard_stays, image, say: &say, patched };
+                let callers = Asked::of(cluster, pod, &facts.services).await;
+                let work = Work { cluster, terms, pod, callers, parts, guard_stays, image, say: &say, patched };
                 tokio::select! {
                     biased;
                     () = stop.as_mut() => work.broken_off().await,

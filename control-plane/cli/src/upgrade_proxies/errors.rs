@@ -1,6 +1,6 @@
-//! What a pod's proxies count as failed, and whether it has become more. Pure.
+//! What a pod's proxies and those of its callers count as failed, and whether it has become more. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Of one process since it started, or the difference of two such.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -10,6 +10,10 @@ pub(super) struct Counts {
     /// By what went wrong.
     pub(super) failed: BTreeMap<String, u64>,
 }
+
+/// What callers' apps were answered, by caller: what a proxy breaks without noticing it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Callers(pub(super) BTreeMap<String, Counts>);
 
 /// Counters of what was tried.
 const TRIED: [&str; 3] =
@@ -31,11 +35,20 @@ const GRPC_FAILED: [&str; 2] = ["8", "14"];
 impl Counts {
     /// Reads a page of metrics. What isn't understood isn't counted.
     pub(super) fn read(page: &str) -> Self {
+        Self::of(page, |_| true)
+    }
+
+    /// Of a caller's page, what these services have answered it.
+    pub(super) fn of_services(page: &str, services: &BTreeSet<String>) -> Self {
+        Self::of(page, |labels| {
+            label(labels, "direction") == Some("outbound")
+                && label(labels, "peer").is_some_and(|peer| services.contains(peer))
+        })
+    }
+
+    fn of(page: &str, counts_if: impl Fn(&str) -> bool) -> Self {
         let mut counts = Self::default();
-        for line in page.lines().filter(|line| !line.starts_with('#')) {
-            let Some((series, value)) = line.rsplit_once(' ') else { continue };
-            let Ok(value) = value.parse::<u64>() else { continue };
-            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        for (name, labels, value) in lines(page).filter(|(_, labels, _)| counts_if(labels)) {
             if TRIED.contains(&name) {
                 counts.tried += value;
             }
@@ -92,6 +105,35 @@ impl Counts {
     }
 }
 
+// === impl Callers ===
+
+impl Callers {
+    /// What has come since, to those who were there already.
+    pub(super) fn since(&self, earlier: &Self) -> Counts {
+        let both = self.0.iter().filter_map(|(name, counts)| Some(counts.since(earlier.0.get(name)?)));
+        both.fold(Counts::default(), |sum, counts| sum.plus(&counts))
+    }
+
+    pub(super) fn all(&self) -> Counts {
+        self.0.values().fold(Counts::default(), |sum, counts| sum.plus(counts))
+    }
+}
+
+/// Who has called, by a callee's page: the identities that it was shown.
+pub(super) fn identities(page: &str) -> BTreeSet<&str> {
+    let inbound = lines(page).filter(|(_, labels, _)| label(labels, "direction") == Some("inbound"));
+    inbound.filter_map(|(_, labels, _)| label(labels, "peer")).collect()
+}
+
+/// Counters of a page of metrics: name, labels, value.
+fn lines(page: &str) -> impl Iterator<Item = (&str, &str, u64)> {
+    page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        Some((name, labels, value.parse().ok()?))
+    })
+}
+
 /// The value of a label, as `name="value"` among others. Values that we look for hold no quotes.
 fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = labels.rsplit_once(&format!("{name}=\""))?;
@@ -137,6 +179,35 @@ what is this
         );
         assert_eq!(Counts::read(PAGE), wanted);
         assert_eq!(Counts::read(""), Counts::default());
+    }
+
+    #[test]
+    fn what_a_callers_page_says_of_some_services() {
+        let page = "\
+outrigger_http_requests_total{direction=\"outbound\",service=\"shop/cart\",route=\"-\",peer=\"shop/cart\",code=\"200\"} 90
+outrigger_http_requests_total{direction=\"outbound\",service=\"shop/all\",route=\"-\",peer=\"shop/cart\",code=\"502\"} 7
+outrigger_http_requests_total{direction=\"outbound\",service=\"shop/cart\",route=\"-\",peer=\"shop/cart-v2\",code=\"503\"} 1
+outrigger_http_requests_total{direction=\"inbound\",service=\"shop/cart\",route=\"-\",peer=\"shop/cart\",code=\"503\"} 3
+outrigger_http_requests_total{direction=\"inbound\",service=\"-\",route=\"-\",peer=\"spiffe://x/ns/a/sa/b\",code=\"200\"} 3
+outrigger_tcp_connections_opened_total{direction=\"outbound\",service=\"shop/cart\",peer=\"shop/cart\"} 5
+outrigger_upstream_connect_failures_total{service=\"shop/cart\"} 1
+";
+        let services = BTreeSet::from(["shop/cart".to_owned()]);
+        assert_eq!(Counts::of_services(page, &services), counts(102, &[("answered 502", 7)]));
+        assert_eq!(identities(page), BTreeSet::from(["shop/cart", "spiffe://x/ns/a/sa/b"]));
+    }
+
+    #[test]
+    fn what_has_come_to_callers_that_were_there_already() {
+        let callers = |list: &[(&str, u64, u64)]| {
+            let each =
+                |(name, tried, failed): &(&str, u64, u64)| ((*name).to_owned(), counts(*tried, &[("x", *failed)]));
+            Callers(list.iter().map(each).collect())
+        };
+        let before = callers(&[("a", 10, 1), ("b", 20, 2), ("gone", 5, 5)]);
+        let now = callers(&[("a", 15, 3), ("b", 4, 1), ("new", 9, 9)]);
+        assert_eq!(now.since(&before), counts(9, &[("x", 3)]), "b has begun anew");
+        assert_eq!(before.all(), counts(35, &[("x", 8)]));
     }
 
     #[test]

@@ -111,13 +111,6 @@ fn hasty(container: &Container) -> bool {
 
 /// A Service that selects this pod and no other one that is ready.
 pub(super) fn alone(pod: &Pod, services: &[Service], pods: &[Pod]) -> Option<String> {
-    let selects = |service: &Service, pod: &Pod| {
-        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        service.metadata.namespace == pod.metadata.namespace
-            && selector.is_some_and(|selector| {
-                !selector.is_empty() && selector.iter().all(|(key, value)| pods::label(pod, key) == Some(value))
-            })
-    };
     let minds =
         |service: &&Service| service.spec.as_ref().is_some_and(|spec| spec.publish_not_ready_addresses != Some(true));
     let stands_in = |service: &Service, other: &Pod| {
@@ -129,6 +122,14 @@ pub(super) fn alone(pod: &Pod, services: &[Service], pods: &[Pod]) -> Option<Str
     let mut behind = services.iter().filter(minds).filter(|service| selects(service, pod));
     let found = behind.find(|service| !pods.iter().any(|other| stands_in(service, other)))?;
     found.metadata.name.clone()
+}
+
+pub(super) fn selects(service: &Service, pod: &Pod) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    service.metadata.namespace == pod.metadata.namespace
+        && selector.is_some_and(|selector| {
+            !selector.is_empty() && selector.iter().all(|(key, value)| pods::label(pod, key) == Some(value))
+        })
 }
 
 pub(super) fn image_of<'a>(pod: &'a Pod, container: &str) -> Option<&'a str> {

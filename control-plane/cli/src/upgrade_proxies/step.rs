@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{errors::Counts, plan::Part};
+use super::{
+    errors::{Callers, Counts},
+    plan::Part,
+};
 use crate::status::{Proxy, Sync};
 
 /// What was seen of a pod.
@@ -21,6 +24,8 @@ pub(super) struct Seen {
     pub(super) connected: bool,
     /// The sidecar's and the guard's, since they started; none if they weren't asked, or don't answer.
     pub(super) counts: Option<[Counts; 2]>,
+    /// What its callers were answered; empty if nobody was asked, or nobody answers.
+    pub(super) callers: Callers,
 }
 
 /// The container of the process in question, as the kubelet sees it.
@@ -74,6 +79,8 @@ pub(super) struct Step {
     replaced: Option<String>,
     /// What both processes had counted at the beginning.
     before: [Counts; 2],
+    /// What callers had been answered by then.
+    callers: Callers,
     /// It goes back to where it was: there is nothing to be given up for.
     back: bool,
     phase: Phase,
@@ -105,7 +112,7 @@ impl Step {
         let counts = before.counts.clone().unwrap_or_default();
         let replaced = before.container.running.clone();
         let phase = Phase::Starting { until: now + terms.patience };
-        Self { part, terms, replaced, before: counts, back: false, phase }
+        Self { part, terms, replaced, before: counts, callers: before.callers.clone(), back: false, phase }
     }
 
     /// Back to the image before: whatever happens on the way, it has to be waited for.
@@ -179,6 +186,10 @@ impl Step {
         let risen = counted.as_ref().and_then(|counted| counted.risen(&usual, self.terms.allowed));
         if let Some(risen) = risen.filter(|_| !self.back) {
             return Next::Failed(format!("errors have risen: {risen}"));
+        }
+        let risen = seen.callers.since(&self.callers).risen(&self.callers.all(), self.terms.allowed);
+        if let Some(risen) = risen.filter(|_| !self.back) {
+            return Next::Failed(format!("callers see more errors: {risen}"));
         }
         if now < over {
             return Next::Look(Depth::Errors);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use futures_util::future::join;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::{
     Api,
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
+    callers::{Asked, metrics},
     errors::Counts,
     plan::{Part, image_of, is_injected},
     report::{Ended, Outcome},
@@ -37,6 +39,7 @@ pub(super) struct Work<'a> {
     pub(super) terms: Terms,
     /// As it was when the plan was made.
     pub(super) pod: &'a Pod,
+    pub(super) callers: Asked,
     pub(super) parts: &'a [Part],
     pub(super) guard_stays: Option<&'a str>,
     pub(super) image: &'a str,
@@ -255,15 +258,13 @@ impl Work<'_> {
         }
         if matches!(depth, Depth::Errors | Depth::All) {
             let counts = async { Some([self.counts(Part::Sidecar).await?, self.counts(Part::Guard).await?]) };
-            seen.counts = counts.await;
+            (seen.counts, seen.callers) = join(counts, self.callers.ask(self.cluster)).await;
         }
         seen
     }
 
     async fn counts(&self, part: Part) -> Option<Counts> {
-        let (namespace, name) = (pods::namespace(self.pod), pods::name(self.pod));
-        let page = self.cluster.get(namespace, name, part.admin(), "/metrics").await.ok()?;
-        page.status.is_success().then(|| Counts::read(&String::from_utf8_lossy(&page.body)))
+        metrics(self.cluster, self.pod, part).await.map(|page| Counts::read(&page))
     }
 
     async fn dump(&self, part: Part) -> Result<Value> {

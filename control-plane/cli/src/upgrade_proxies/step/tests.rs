@@ -61,7 +61,12 @@ fn well_with(id: &str, sidecar: Counts, guard: Counts) -> Seen {
         proxy: Some(proxy()),
         connected: true,
         counts: Some([sidecar, guard]),
+        callers: Callers::default(),
     }
+}
+
+fn callers(name: &str, counts: Counts) -> Callers {
+    Callers([(name.to_owned(), counts)].into())
 }
 
 fn well_as(id: &str) -> Seen {
@@ -86,7 +91,8 @@ fn follow(mut step: Step, start: Instant, looks: &[(u64, Seen)]) -> Next {
 
 fn forward(looks: &[(u64, Seen)]) -> Next {
     let start = Instant::now();
-    let before = well_with("old", counts(1000, 10), counts(10, 0));
+    let known = callers("front", counts(100, 1));
+    let before = Seen { callers: known, ..well_with("old", counts(1000, 10), counts(10, 0)) };
     follow(Step::new(Part::Sidecar, &before, TERMS, start), start, looks)
 }
 
@@ -191,6 +197,12 @@ fn errors_that_rise_and_a_process_that_ends_are_noticed_while_it_is_watched() {
     // What the guard could not carry meanwhile counts as well.
     let why = failed(then(15, well_with("new", counts(0, 0), counts(20, 4))));
     assert!(why.starts_with("errors have risen: 4 failures in 10 tries"), "{why}");
+    // What it breaks without counting it, callers count. Who wasn't there before says nothing.
+    let seen_by = |name: &str, failed| Seen { callers: callers(name, counts(200, failed)), ..well_as("new") };
+    assert_eq!(then(15, seen_by("front", 4)), Next::Look(Depth::Errors));
+    let why = failed(then(15, seen_by("front", 5)));
+    assert_eq!(why, "callers see more errors: 4 failures in 100 tries, where 1 were usual (answered 503: 4)");
+    assert_eq!(then(15, seen_by("new", 100)), Next::Look(Depth::Errors));
     let ended = Seen { container: Container { ended: Some("OOMKilled".into()), ..runs("newer") }, ..well_as("") };
     assert_eq!(failed(then(15, ended)), "it ended by itself: OOMKilled");
     assert_eq!(then(15, Seen { gone: true, ..well_as("new") }), Next::Gone);
