@@ -155,7 +155,7 @@ impl Start {
             let listener = listener.with_context(|| format!("health address {address}"))?;
             tokio::spawn(admin::serve_health(listener, admin_parts, face.departure));
         }
-        tokio::spawn(base.tls.clone().follow());
+        tokio::spawn(base.tls.clone().follow(settings.drain_limit()));
         tokio::spawn(watch_readiness(base.store.clone(), base.tls.clone(), ready, base.metrics.clone()));
         tokio::spawn(tidy(base.ready.clone()));
         let ended = base.ended();

@@ -50,7 +50,8 @@ pub(crate) struct Settings {
     /// Connections that a shared proxy carries at once for pods of one identity.
     #[arg(long, env = "OUTRIGGER_CONNECTIONS_PER_IDENTITY", default_value_t = Limits::default().per_identity)]
     pub(crate) connections_per_identity: usize,
-    /// Seconds that connections may take to end after SIGTERM.
+    /// Seconds that connections may take to end after SIGTERM, or once the root that vouches for their peer isn't trusted any
+    /// more.
     #[arg(long, env = "OUTRIGGER_DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
 }

@@ -38,6 +38,10 @@ impl Drain {
         }
     }
 
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.raised.get()
+    }
+
     pub(crate) fn raised(&self) -> Raised {
         Raised { flag: self.0.clone(), key: None }
     }

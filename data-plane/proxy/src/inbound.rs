@@ -13,6 +13,7 @@ use outrigger_wire::{SpiffeId, names::ports, tunnel::TcpHeader};
 use tokio::{io::AsyncRead, net::TcpStream};
 
 use crate::{
+    drain::Drain,
     http::{App, Arrival, deliver, serve_http1, serve_http2, unauthenticated},
     listeners::original_destination,
     pump::pump,
@@ -39,12 +40,13 @@ pub(crate) async fn accept_plain(worker: &Rc<Worker>, stream: TcpStream) {
         worker.engine.metrics.connection_shed();
         return tracing::debug!(%source, "too many connections of plaintext: closed");
     };
-    serve_plain(worker, stream, App::Here(original.ip()), source.ip(), original).await;
+    serve_plain(worker, &worker.drain, stream, App::Here(original.ip()), source.ip(), original).await;
 }
 
-/// Serves plaintext, here or for a pod whose guard passed it on.
+/// Serves plaintext, here or for a pod whose guard passed it on, until `drain`.
 pub(crate) async fn serve_plain<S: Io>(
     worker: &Rc<Worker>,
+    drain: &Drain,
     mut stream: S,
     app: App,
     source: IpAddr,
@@ -84,10 +86,10 @@ pub(crate) async fn serve_plain<S: Io>(
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
             let stream = Prefixed::new(read, stream);
-            serve_http2(worker, stream, idle, move |request| deliver(handle_at.clone(), request)).await;
+            serve_http2(worker, drain, stream, idle, move |request| deliver(handle_at.clone(), request)).await;
         }
         Ok(Opening::Http(_, read)) => {
-            serve_http1(worker, Prefixed::new(read, stream), idle, &at.quiet, |request| {
+            serve_http1(worker, drain, Prefixed::new(read, stream), idle, &at.quiet, |request| {
                 deliver(handle_at.clone(), request)
             })
             .await;
@@ -104,7 +106,8 @@ pub(crate) async fn serve_plain<S: Io>(
 pub(crate) async fn accept_mesh(worker: &Rc<Worker>, stream: TcpStream) {
     let (Ok(source), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let Some((stream, peer, protocol)) = handshake(worker, stream, ServerAlpn::Pod).await else { return };
-    serve_mesh(worker, stream, App::Here(here.ip()), peer, source.ip(), protocol).await;
+    let drain = worker.drain_with(&stream);
+    serve_mesh(worker, &drain, stream, App::Here(here.ip()), peer, source.ip(), protocol).await;
 }
 
 /// Ends TLS. `None`: it failed, which is counted.
@@ -133,9 +136,10 @@ pub(crate) async fn handshake(
     Some((stream, peer?, MeshProtocol::of(alpn.as_deref())?))
 }
 
-/// Serves what came through mTLS, here or for a pod whose guard passed it on.
+/// Serves what came through mTLS, here or for a pod whose guard passed it on, until `drain`.
 pub(crate) async fn serve_mesh<S: Io>(
     worker: &Rc<Worker>,
+    drain: &Drain,
     mut stream: S,
     app: App,
     peer: SpiffeId,
@@ -154,7 +158,7 @@ pub(crate) async fn serve_mesh<S: Io>(
     match protocol {
         MeshProtocol::Http2 => {
             let idle = worker.engine.limits.idle;
-            serve_http2(worker, stream, idle, move |request| deliver(at.clone(), request)).await;
+            serve_http2(worker, drain, stream, idle, move |request| deliver(at.clone(), request)).await;
         }
         MeshProtocol::Tcp => {
             if let Some(header) = tcp_header(&mut stream).await {

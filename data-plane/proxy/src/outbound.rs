@@ -12,6 +12,7 @@ use outrigger_wire::tunnel::GuardHeader;
 use tokio::net::TcpStream;
 
 use crate::{
+    drain::Drain,
     engine::Role,
     guard::capture,
     http::{Caller, Departure, forward, serve_http1, serve_http2, turned_away},
@@ -37,12 +38,13 @@ pub(crate) async fn accept(worker: &Rc<Worker>, mut stream: TcpStream) {
         return capture::answer(&mut stream).await;
     }
     let caller = Caller { identity: worker.engine.tls.identity(), address: source.ip(), acting: false };
-    serve(worker, stream, caller, source, original).await;
+    serve(worker, &worker.drain, stream, caller, source, original).await;
 }
 
-/// Carries one outbound connection on behalf of `caller`.
+/// Carries one outbound connection on behalf of `caller`, until `drain`.
 pub(crate) async fn serve<S: Io>(
     worker: &Rc<Worker>,
+    drain: &Drain,
     mut stream: S,
     caller: Caller,
     source: SocketAddr,
@@ -77,10 +79,10 @@ pub(crate) async fn serve<S: Io>(
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
             let stream = Prefixed::new(read, stream);
-            serve_http2(worker, stream, idle, move |request| forward(handle_from.clone(), request)).await;
+            serve_http2(worker, drain, stream, idle, move |request| forward(handle_from.clone(), request)).await;
         }
         Ok(Opening::Http(_, read)) => {
-            serve_http1(worker, Prefixed::new(read, stream), idle, &from.quiet, |request| {
+            serve_http1(worker, drain, Prefixed::new(read, stream), idle, &from.quiet, |request| {
                 forward(handle_from.clone(), request)
             })
             .await;
@@ -97,7 +99,13 @@ pub(crate) async fn serve<S: Io>(
 
 /// Answers every request of a connection that there is no room for. What isn't HTTP, or waits for the server to speak
 /// first, is closed.
-pub(crate) async fn turn_away<S: Io>(worker: &Rc<Worker>, mut stream: S, caller: Caller, original: SocketAddr) {
+pub(crate) async fn turn_away<S: Io>(
+    worker: &Rc<Worker>,
+    drain: &Drain,
+    mut stream: S,
+    caller: Caller,
+    original: SocketAddr,
+) {
     // Who is shed keeps nothing open for long.
     let limit = worker.engine.limits.request_head;
     let nobody = || std::future::pending::<Result<_, std::io::Error>>();
@@ -107,10 +115,10 @@ pub(crate) async fn turn_away<S: Io>(worker: &Rc<Worker>, mut stream: S, caller:
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
             let stream = Prefixed::new(read, stream);
-            serve_http2(worker, stream, limit, move |request| turned_away(handle_from.clone(), request)).await;
+            serve_http2(worker, drain, stream, limit, move |request| turned_away(handle_from.clone(), request)).await;
         }
         Ok(Opening::Http(_, read)) => {
-            serve_http1(worker, Prefixed::new(read, stream), limit, &from.quiet, |request| {
+            serve_http1(worker, drain, Prefixed::new(read, stream), limit, &from.quiet, |request| {
                 turned_away(handle_from.clone(), request)
             })
             .await;

@@ -205,9 +205,10 @@ impl Pool {
 
     /// Closes what has been idle for long.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        self.http1.borrow_mut().retain(|_, idle| {
-            idle.retain(|it| now - it.since < IDLE_HTTP1 && it.connection.is_open());
+        let (now, epoch) = (Instant::now(), self.engine.tls.epoch());
+        self.http1.borrow_mut().retain(|key, idle| {
+            let fresh = |it: &Idle| key.via == 0 || it.epoch == epoch;
+            idle.retain(|it| fresh(it) && now - it.since < IDLE_HTTP1 && it.connection.is_open());
             !idle.is_empty()
         });
         self.http2.borrow_mut().retain(|_, peer| {

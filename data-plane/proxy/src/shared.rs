@@ -12,10 +12,10 @@ use outrigger_wire::{SpiffeId, tunnel::GuardHeader};
 use tokio::net::TcpStream;
 
 use crate::{
+    drain::Drain,
     http::{App, Caller},
     inbound, outbound,
-    stream::Io,
-    tls::ServerAlpn,
+    tls::{ServerAlpn, TlsStream},
     worker::{MeshProtocol, Worker},
 };
 
@@ -41,12 +41,13 @@ pub(crate) async fn accept(worker: &Rc<Worker>, stream: TcpStream) {
     }
 }
 
-async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: SocketAddr, header: GuardHeader) {
+async fn serve(worker: &Rc<Worker>, stream: TlsStream, guard: SpiffeId, source: SocketAddr, header: GuardHeader) {
     let destination = header.destination();
     // The pod whose guard this is, as TLS over TCP shows it; the header's addresses are the guard's word alone.
     let pod = source.ip().to_canonical();
+    let drain = &worker.drain_with(&stream);
     let Some(_share) = worker.engine.shares.admit(&guard, worker.engine.limits.per_identity) else {
-        return shed(worker, stream, guard, pod, header).await;
+        return shed(worker, drain, stream, guard, pod, header).await;
     };
     match header {
         GuardHeader::Outbound { .. } => {
@@ -54,7 +55,7 @@ async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: S
                 return tracing::warn!(%guard, %destination, "refused: it leads to a shared proxy");
             }
             let caller = Caller { identity: Some(guard), address: pod, acting: true };
-            outbound::serve(worker, stream, caller, source, destination).await;
+            outbound::serve(worker, drain, stream, caller, source, destination).await;
         }
         GuardHeader::InboundMesh { source, peer, alpn, .. } => {
             let Some(app) = app_of(worker, guard, pod, destination) else { return };
@@ -62,17 +63,24 @@ async fn serve<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, source: S
                 Some(protocol @ (MeshProtocol::Http2 | MeshProtocol::Tcp)) => protocol,
                 _ => return,
             };
-            inbound::serve_mesh(worker, stream, app, peer, source.ip(), protocol).await;
+            inbound::serve_mesh(worker, drain, stream, app, peer, source.ip(), protocol).await;
         }
         GuardHeader::InboundPlain { source, .. } => {
             let Some(app) = app_of(worker, guard, pod, destination) else { return };
-            inbound::serve_plain(worker, stream, app, source.ip(), destination).await;
+            inbound::serve_plain(worker, drain, stream, app, source.ip(), destination).await;
         }
     }
 }
 
 /// An identity is over its share. It is told so, as long as that doesn't take too much either.
-async fn shed<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, pod: IpAddr, header: GuardHeader) {
+async fn shed(
+    worker: &Rc<Worker>,
+    drain: &Drain,
+    stream: TlsStream,
+    guard: SpiffeId,
+    pod: IpAddr,
+    header: GuardHeader,
+) {
     let limit = worker.engine.limits.per_identity;
     worker.engine.metrics.connection_shed();
     tracing::debug!(%guard, limit, "too many connections of one identity");
@@ -80,7 +88,7 @@ async fn shed<S: Io>(worker: &Rc<Worker>, stream: S, guard: SpiffeId, pod: IpAdd
     let GuardHeader::Outbound { destination, .. } = header else { return };
     let Some(_told) = worker.engine.shares.admit(&guard, limit + (limit / 8).max(LEAST_TOLD)) else { return };
     let caller = Caller { identity: Some(guard), address: pod, acting: true };
-    outbound::turn_away(worker, stream, caller, destination).await;
+    outbound::turn_away(worker, drain, stream, caller, destination).await;
 }
 
 /// The pod that the guard speaks for: its own, by identity and by the address that it connects from. Pods must

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -17,22 +18,26 @@ use outrigger_wire::{SpiffeId, names::alpn};
 use rustls::{
     CipherSuite, ClientConfig, NamedGroup, ServerConfig,
     client::Resumption,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
     server::{NoServerSessionStorage, ServerSessionMemoryCache},
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::sync::watch;
 
 mod handshake;
 mod record;
+mod roots;
 mod stream;
 mod verify;
 
 pub(crate) use handshake::{Agreed, accept, connect};
+pub(crate) use roots::Root;
+use roots::Roots;
 pub use stream::TlsStream;
-use verify::{Roots, Verifier, still_valid};
 pub use verify::{SvidError, spiffe_id};
+use verify::{Verifier, still_valid};
 
 /// The TLS configurations in force. Reading takes no lock.
 pub struct MeshTls {
@@ -40,6 +45,15 @@ pub struct MeshTls {
     provider: Arc<CryptoProvider>,
     context: ArcSwapOption<Context>,
     epoch: AtomicU64,
+    /// Roots that have been retired so far.
+    retirements: watch::Sender<usize>,
+}
+
+/// One side's part of a handshake, and by which roots it judges the other.
+pub struct Configured<C> {
+    pub config: Arc<C>,
+    roots: Arc<Roots>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// Everything that is built from one certificate and one set of roots.
@@ -104,18 +118,29 @@ pub fn server_name(address: IpAddr) -> ServerName<'static> {
 impl MeshTls {
     /// Built from what `store` holds by now; see [`follow`](Self::follow).
     pub fn new(store: Arc<Store>) -> Arc<Self> {
-        let tls =
-            Self { store, provider: Arc::new(provider()), context: ArcSwapOption::empty(), epoch: AtomicU64::new(0) };
+        let tls = Self {
+            store,
+            provider: Arc::new(provider()),
+            context: ArcSwapOption::empty(),
+            epoch: AtomicU64::new(0),
+            retirements: watch::Sender::new(0),
+        };
         tls.refresh();
         Arc::new(tls)
     }
 
-    /// Keeps the configurations up to date, for as long as its task lives.
-    pub async fn follow(self: Arc<Self>) {
+    /// Keeps the configurations up to date, for as long as its task lives. What is under way with peers of a root that isn't
+    /// trusted any more may take so long to end.
+    pub async fn follow(self: Arc<Self>, limit: Duration) {
         let mut changes = self.store.changes();
         loop {
             // First, because the store may have changed between `new` and `changes`.
-            self.refresh();
+            for root in self.refresh() {
+                tokio::spawn(async move {
+                    tokio::time::sleep(limit).await;
+                    tracing::info!(connections = root.cut(), "closed what was still open of a root that has left");
+                });
+            }
             if changes.changed().await.is_err() {
                 return;
             }
@@ -123,26 +148,39 @@ impl MeshTls {
     }
 
     /// For accepting; `None` while there is no certificate.
-    pub fn server(&self, alpn: ServerAlpn) -> Option<Arc<ServerConfig>> {
+    pub fn server(&self, alpn: ServerAlpn) -> Option<Configured<ServerConfig>> {
         let context = self.context.load();
         let context = context.as_ref()?;
-        Some(match alpn {
+        let config = match alpn {
             ServerAlpn::Pod => context.pod.clone(),
             ServerAlpn::Shared => context.shared.clone(),
-        })
+        };
+        Some(self.configured(context, config))
     }
 
     /// For calling one of `peers`, and nobody else, by one protocol. `None` while there is no certificate.
     ///
     /// Costs a few small allocations, a microsecond or so beside a handshake's 200, so nothing is cached but what makes
     /// tunnels' sessions resumable.
-    pub fn client(&self, peers: &[SpiffeId], alpn: &'static [u8]) -> Option<Arc<ClientConfig>> {
+    pub fn client(&self, peers: &[SpiffeId], alpn: &'static [u8]) -> Option<Configured<ClientConfig>> {
         let context = self.context.load();
         let context = context.as_ref()?;
-        if alpn == alpn::GUARD {
-            return Some(context.tunnels(&self.provider, peers));
-        }
-        Some(Arc::new(context.client(&self.provider, peers, alpn)))
+        let config = if alpn == alpn::GUARD {
+            context.tunnels(&self.provider, peers)
+        } else {
+            Arc::new(context.client(&self.provider, peers, alpn))
+        };
+        Some(self.configured(context, config))
+    }
+
+    fn configured<C>(&self, context: &Context, config: Arc<C>) -> Configured<C> {
+        let algorithms = self.provider.signature_verification_algorithms;
+        Configured { config, roots: context.roots.clone(), algorithms }
+    }
+
+    /// Changes whenever a root has been retired.
+    pub(crate) fn retirements(&self) -> watch::Receiver<usize> {
+        self.retirements.subscribe()
     }
 
     /// Grows whenever certificate or roots have changed: sessions of an older epoch were authorised by what may no
@@ -157,32 +195,50 @@ impl MeshTls {
     }
 
     /// Rebuilds if the store holds another certificate or other roots. What can't be built leaves the last good
-    /// configuration in force.
-    fn refresh(&self) {
-        let Some(svid) = self.store.svid() else { return };
+    /// configuration in force. Returns the roots that have been retired by that.
+    fn refresh(&self) -> Vec<Arc<Root>> {
+        let Some(svid) = self.store.svid() else { return Vec::new() };
         let trust = self.store.load().trust.clone();
-        if let Some(current) = self.context.load().as_ref()
+        let current = self.context.load_full();
+        if let Some(current) = &current
             && Arc::ptr_eq(&current.svid, &svid)
             && current.trust == trust
         {
-            return;
+            return Vec::new();
         }
-        match Context::build(&self.provider, svid, trust) {
+        let roots = Arc::new(Roots::new(&trust, current.as_ref().map(|it| &*it.roots)));
+        match Context::build(&self.provider, svid, trust, roots.clone()) {
             Ok(context) => {
                 tracing::info!(identity = %context.svid.id, "TLS configuration rebuilt");
                 self.context.store(Some(Arc::new(context)));
                 self.epoch.fetch_add(1, Ordering::Release);
             }
-            Err(error) => tracing::error!(%error, "new TLS configuration refused; the last good one stays in force"),
+            Err(error) => {
+                tracing::error!(%error, "new TLS configuration refused; the last good one stays in force");
+                return Vec::new();
+            }
         }
+        let retired = current.map(|before| before.roots.without(&roots)).unwrap_or_default();
+        for root in &retired {
+            let connections = root.retire();
+            tracing::info!(connections, "a root is trusted no more; connections with peers that it vouched for end");
+        }
+        if !retired.is_empty() {
+            self.retirements.send_modify(|all| *all += retired.len());
+        }
+        retired
     }
 }
 
 // === impl Context ===
 
 impl Context {
-    fn build(provider: &Arc<CryptoProvider>, svid: Arc<Svid>, trust: Arc<Vec<Trust>>) -> Result<Self, BuildError> {
-        let roots = Arc::new(Roots::new(&trust));
+    fn build(
+        provider: &Arc<CryptoProvider>,
+        svid: Arc<Svid>,
+        trust: Arc<Vec<Trust>>,
+        roots: Arc<Roots>,
+    ) -> Result<Self, BuildError> {
         let key = Arc::new(SingleCertAndKey::from(certified_key(provider, &svid)?));
 
         let server = |protocols: &[&[u8]]| -> Result<Arc<ServerConfig>, rustls::Error> {

@@ -23,6 +23,7 @@ use crate::{
     series::SeriesCache,
     shared, tcp,
     telemetry::Listener,
+    tls::{Root, TlsStream},
 };
 
 /// The running workers.
@@ -39,6 +40,8 @@ pub(crate) struct Worker {
     pub(crate) server_first: tcp::ServerFirst,
     rng: RefCell<SmallRng>,
     pub(crate) drain: Drain,
+    /// Raised with the worker's own, or when the root is retired.
+    drains: RefCell<Vec<(Arc<Root>, Drain)>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +115,35 @@ impl Worker {
             server_first: tcp::ServerFirst::default(),
             rng: RefCell::new(SmallRng::from_os_rng()),
             drain: Drain::default(),
+            drains: RefCell::default(),
             engine,
+        }
+    }
+
+    /// Raised when this connection is to end: with the worker, or with the root that vouches for its peer.
+    pub(crate) fn drain_with(&self, stream: &TlsStream) -> Drain {
+        let Some(root) = stream.root() else { return self.drain.clone() };
+        let mut drains = self.drains.borrow_mut();
+        if let Some((_, drain)) = drains.iter().find(|(known, _)| Arc::ptr_eq(known, root)) {
+            return drain.clone();
+        }
+        let drain = Drain::default();
+        if self.drain.is_raised() || root.is_retired() {
+            drain.raise();
+        } else {
+            drains.push((root.clone(), drain.clone()));
+        }
+        drain
+    }
+
+    /// Has all connections end, or those alone whose peer nobody vouches for any more.
+    fn end(&self, all: bool) {
+        if all {
+            self.drain.raise();
+        }
+        let ending = self.drains.borrow_mut().extract_if(.., |(root, _)| all || root.is_retired()).collect::<Vec<_>>();
+        for (_, drain) in ending {
+            drain.raise();
         }
     }
 
@@ -127,7 +158,7 @@ async fn run(
     listeners: Listeners,
     mut pulsed: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     accept: watch::Receiver<bool>,
-    mut drain: watch::Receiver<bool>,
+    drain: watch::Receiver<bool>,
 ) {
     let worker = Rc::new(Worker::new(engine));
     let ports =
@@ -138,14 +169,20 @@ async fn run(
         }
     }
     tokio::task::spawn_local(sweep(worker.clone()));
-    let flag = worker.drain.clone();
-    tokio::task::spawn_local(async move {
-        if drain.wait_for(|on| *on).await.is_ok() {
-            flag.raise();
-        }
-    });
+    tokio::task::spawn_local(end(worker.clone(), drain));
     while let Some(answer) = pulsed.recv().await {
         let _ = answer.send(());
+    }
+}
+
+/// Has connections end: with the root that vouches for their peers, and all of them when the process does.
+pub(crate) async fn end(worker: Rc<Worker>, mut drain: watch::Receiver<bool>) {
+    let mut retirements = worker.engine.tls.retirements();
+    loop {
+        tokio::select! {
+            on = drain.wait_for(|on| *on) => return if on.is_ok() { worker.end(true) },
+            retired = retirements.changed() => if retired.is_ok() { worker.end(false) } else { return },
+        }
     }
 }
 

@@ -136,7 +136,7 @@ impl Mesh {
     async fn shared(&self, tasks: &mut JoinSet<()>, name: &str) -> (SocketAddr, mpsc::UnboundedReceiver<Tunnel>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(self.tls(name).server(ServerAlpn::Shared).unwrap());
+        let acceptor = TlsAcceptor::from(self.tls(name).server(ServerAlpn::Shared).unwrap().config);
         let (opened, tunnels) = mpsc::unbounded_channel();
         tasks.spawn(async move {
             loop {
@@ -205,7 +205,7 @@ impl Running {
     async fn call(&self, mesh: &Mesh, name: &str, protocol: &'static [u8]) -> io::Result<TlsStream<TcpStream>> {
         let config = mesh.tls(name).client(&[identity("front")], protocol).unwrap();
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.mesh)).await?;
-        TlsConnector::from(config).connect(server_name(Ipv4Addr::LOCALHOST.into()), stream).await
+        TlsConnector::from(config.config).connect(server_name(Ipv4Addr::LOCALHOST.into()), stream).await
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::sleep_until;
 
 use super::{Arriving, Quiet, Relay};
 use crate::{
+    drain::Drain,
     engine::Role,
     http1::{self, Ending},
     http2,
@@ -40,9 +41,15 @@ fn about(worker: &Worker, age: Duration) -> Duration {
     age + age / 4 * (worker.random() % 256) / 256
 }
 
-/// Serves HTTP/1.1 until the peer or a drain ends it, or its next request doesn't come within `idle`.
-pub(crate) async fn serve_http1<S, H, F>(worker: &Worker, stream: S, idle: Duration, quiet: &Quiet, handle: H)
-where
+/// Serves HTTP/1.1 until the peer or `drain` ends it, or its next request doesn't come within `idle`.
+pub(crate) async fn serve_http1<S, H, F>(
+    worker: &Worker,
+    drain: &Drain,
+    stream: S,
+    idle: Duration,
+    quiet: &Quiet,
+    handle: H,
+) where
     S: Io,
     H: Fn(Request<Arriving>) -> F,
     F: Future<Output = Response<Relay>>,
@@ -54,7 +61,7 @@ where
         Role::Sidecar => Ending::Never,
     });
     let mut connection = pin!(http1::serve(stream, (limits.header_bytes as usize).max(16 * 1024), &ending, handle));
-    let mut drained = pin!(worker.drain.raised());
+    let mut drained = pin!(drain.raised());
     let now = Instant::now();
     quiet.start(now, limits.request_head, idle);
     let mut timer = pin!(sleep_until((now + limits.request_head.min(idle)).into()));
@@ -82,8 +89,8 @@ where
     }
 }
 
-/// Serves HTTP/2 until the peer or a drain ends it, or it has no stream open for `idle`.
-pub(crate) async fn serve_http2<S, H, F>(worker: &Worker, stream: S, idle: Duration, handle: H)
+/// Serves HTTP/2 until the peer or `drain` ends it, or it has no stream open for `idle`.
+pub(crate) async fn serve_http2<S, H, F>(worker: &Worker, drain: &Drain, stream: S, idle: Duration, handle: H)
 where
     S: Io,
     H: Fn(Request<Arriving>) -> F + 'static,
@@ -91,7 +98,7 @@ where
 {
     let ending = async {
         tokio::select! {
-            () = worker.drain.raised() => {}
+            () = drain.raised() => {}
             () = grown_old(worker) => {}
         }
     };

@@ -4,6 +4,7 @@ mod cancel;
 mod changes;
 mod early;
 mod refusals;
+mod retired;
 mod shares;
 
 use std::{

@@ -140,7 +140,7 @@ where
         match means {
             Means::PumpPlain | Means::PumpCopiesPlain | Means::CopiesPlain => carry_plain(means, near, out).await,
             Means::Copies => {
-                let config = catalogue.server(ServerAlpn::Pod).unwrap();
+                let config = catalogue.server(ServerAlpn::Pod).unwrap().config;
                 let mut near = TlsAcceptor::from(config).accept(near).await.unwrap();
                 let mut out = out;
                 copy_bidirectional_with_sizes(&mut near, &mut out, 16384, 16384).await.unwrap();
@@ -155,7 +155,7 @@ where
         match means {
             Means::PumpPlain | Means::PumpCopiesPlain | Means::CopiesPlain => carry_plain(means, near, out).await,
             Means::Copies => {
-                let config = front.client(&[id], alpn::TCP).unwrap();
+                let config = front.client(&[id], alpn::TCP).unwrap().config;
                 let name = server_name(Ipv4Addr::LOCALHOST.into());
                 let mut out = TlsConnector::from(config).connect(name, out).await.unwrap();
                 let mut near = near;

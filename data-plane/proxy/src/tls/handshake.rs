@@ -1,8 +1,8 @@
 //! The handshake, which is rustls' own from end to end. What comes out are keys, and who the peer is.
 
-use std::{io, sync::Arc};
+use std::io;
 
-use outrigger_wire::SpiffeId;
+use outrigger_wire::{SpiffeId, names::alpn};
 use rustls::{
     ClientConfig, CommonState, Error, ServerConfig,
     client::{ClientConnectionData, UnbufferedClientConnection},
@@ -16,8 +16,10 @@ use tokio::{
 };
 
 use super::{
-    peer_identity,
+    Configured, peer_identity,
+    roots::{Bond, Manner},
     stream::{KeySource, TlsStream},
+    verify::{Part, root_of},
 };
 
 /// What both ends have agreed on.
@@ -64,12 +66,13 @@ const LONGEST_FLIGHT: usize = 64 * 1024;
 ///
 /// # Errors
 /// When the peer isn't who it must be, or goes.
-pub(crate) async fn accept(config: Arc<ServerConfig>, mut socket: TcpStream) -> io::Result<(TlsStream, Agreed)> {
-    let mut session = UnbufferedServerConnection::new(config).map_err(invalid)?;
+pub(crate) async fn accept(by: Configured<ServerConfig>, mut socket: TcpStream) -> io::Result<(TlsStream, Agreed)> {
+    let mut session = UnbufferedServerConnection::new(by.config.clone()).map_err(invalid)?;
     let early = complete(&mut session, &mut socket).await?;
     let agreed = Agreed::of(&session);
+    let bond = bond(&by, &session, &agreed, &socket, Part::Client)?;
     let (secrets, keys) = session.dangerous_into_kernel_connection().map_err(invalid)?;
-    Ok((TlsStream::new(socket, secrets, KeySource::Server(keys.into()), early)?, agreed))
+    Ok((TlsStream::new(socket, bond, secrets, KeySource::Server(keys.into()), early)?, agreed))
 }
 
 /// Begins a handshake. Takes as long as the peer does.
@@ -77,15 +80,33 @@ pub(crate) async fn accept(config: Arc<ServerConfig>, mut socket: TcpStream) -> 
 /// # Errors
 /// When the peer isn't who it must be, or goes.
 pub(crate) async fn connect(
-    config: Arc<ClientConfig>,
+    by: Configured<ClientConfig>,
     name: ServerName<'static>,
     mut socket: TcpStream,
 ) -> io::Result<(TlsStream, Agreed)> {
-    let mut session = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
+    let mut session = UnbufferedClientConnection::new(by.config.clone(), name).map_err(invalid)?;
     let early = complete(&mut session, &mut socket).await?;
     let agreed = Agreed::of(&session);
+    let bond = bond(&by, &session, &agreed, &socket, Part::Server)?;
     let (secrets, keys) = session.dangerous_into_kernel_connection().map_err(invalid)?;
-    Ok((TlsStream::new(socket, secrets, KeySource::Client(keys.into()), early)?, agreed))
+    Ok((TlsStream::new(socket, bond, secrets, KeySource::Client(keys.into()), early)?, agreed))
+}
+
+/// Lets the session end with the root that vouches for its peer, which was of that `part` in the handshake. `None`: the peer
+/// is nobody.
+fn bond<C, S: Session>(
+    by: &Configured<C>,
+    session: &S,
+    agreed: &Agreed,
+    socket: &TcpStream,
+    part: Part,
+) -> io::Result<Option<Bond>> {
+    let Some(peer) = &agreed.peer else { return Ok(None) };
+    let chain = session.common().peer_certificates().unwrap_or_default();
+    let root = root_of(&by.roots, by.algorithms, chain, peer, part);
+    let root = root.ok_or_else(|| io::Error::other("nobody vouches for the peer's certificate any more"))?;
+    let manner = if agreed.alpn.as_deref() == Some(alpn::TCP) { Manner::AtOnce } else { Manner::InTime };
+    Bond::new(&root, socket, manner).map(Some)
 }
 
 async fn complete<S: Session>(session: &mut S, socket: &mut TcpStream) -> io::Result<Early> {

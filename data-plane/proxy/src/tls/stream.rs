@@ -5,6 +5,7 @@ use std::{
     io::{self, IoSlice},
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,6 +18,7 @@ use tokio::{
 use super::{
     handshake::Early,
     record::{self, Content, Opener, RecordError, Sealer},
+    roots::{Bond, Root},
 };
 use crate::{
     chunk::{Appetite, Chunk, HEAD, PAYLOAD, Size},
@@ -25,6 +27,8 @@ use crate::{
 
 /// An open TLS session.
 pub struct TlsStream {
+    /// Before the socket, which is known by its number there.
+    bond: Option<Bond>,
     socket: TcpStream,
     session: Box<Session>,
 }
@@ -78,6 +82,7 @@ const KEY_MARGIN: u64 = 4 * 1024;
 impl TlsStream {
     pub(super) fn new(
         socket: TcpStream,
+        bond: Option<Bond>,
         secrets: ExtractedSecrets,
         keys: KeySource,
         early: Early,
@@ -104,7 +109,12 @@ impl TlsStream {
             ended: early.ended,
             closed: false,
         };
-        Ok(Self { socket, session: Box::new(session) })
+        Ok(Self { bond, socket, session: Box::new(session) })
+    }
+
+    /// Who vouches for the peer; nobody for one without an identity.
+    pub(crate) fn root(&self) -> Option<&Arc<Root>> {
+        self.bond.as_ref().map(Bond::root)
     }
 
     pub(crate) fn socket(&self) -> &TcpStream {

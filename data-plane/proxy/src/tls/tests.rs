@@ -21,6 +21,7 @@ use super::*;
 
 mod chains;
 mod judges;
+mod retired;
 
 struct Authority {
     der: Bytes,
@@ -109,6 +110,32 @@ pub(crate) fn two() -> (Arc<MeshTls>, Arc<MeshTls>, SpiffeId) {
     (mesh(&authority, &front()), mesh(&authority, &catalogue()), catalogue())
 }
 
+/// Who a workload is by each of two roots, while one takes the other's place.
+pub(crate) struct Rotation {
+    old: Authority,
+    new: Authority,
+}
+
+impl Rotation {
+    pub(crate) fn new() -> Self {
+        Self { old: Authority::new(), new: Authority::new() }
+    }
+
+    pub(crate) fn by_old(&self, id: &SpiffeId) -> Svid {
+        self.old.svid(id)
+    }
+
+    pub(crate) fn by_new(&self, id: &SpiffeId) -> Svid {
+        self.new.svid(id)
+    }
+
+    /// Both, or what is left when the old one has been retired.
+    pub(crate) fn trust(&self, retired: bool) -> Arc<Vec<Trust>> {
+        let roots = if retired { vec![self.new.der.clone()] } else { vec![self.old.der.clone(), self.new.der.clone()] };
+        Arc::new(vec![Trust { roots, ..self.new.trust("cluster.local") }])
+    }
+}
+
 fn publish(store: &Store, svid: Svid, trust: Vec<Trust>) {
     store.publish(Snapshot { trust: Arc::new(trust), ..Snapshot::default() });
     store.publish_svid(svid);
@@ -158,8 +185,8 @@ fn connections(
     peers: &[SpiffeId],
     alpn: &'static [u8],
 ) -> (ClientConnection, ServerConnection) {
-    let client = caller.client(peers, alpn).unwrap();
-    let server = callee.server(ServerAlpn::Pod).unwrap();
+    let client = caller.client(peers, alpn).unwrap().config;
+    let server = callee.server(ServerAlpn::Pod).unwrap().config;
     (ClientConnection::new(client, server_name([127, 0, 0, 1].into())).unwrap(), ServerConnection::new(server).unwrap())
 }
 
@@ -205,10 +232,10 @@ fn another_protocol_is_refused() {
 fn a_client_without_a_certificate_is_refused() {
     let authority = Authority::new();
     let (caller, callee) = (mesh(&authority, &front()), mesh(&authority, &catalogue()));
-    let mut config = (*caller.client(&[catalogue()], alpn::H2).unwrap()).clone();
+    let mut config = (*caller.client(&[catalogue()], alpn::H2).unwrap().config).clone();
     config.client_auth_cert_resolver = Arc::new(NoCertificate);
     let mut client = ClientConnection::new(Arc::new(config), server_name([127, 0, 0, 1].into())).unwrap();
-    let mut server = ServerConnection::new(callee.server(ServerAlpn::Pod).unwrap()).unwrap();
+    let mut server = ServerConnection::new(callee.server(ServerAlpn::Pod).unwrap().config).unwrap();
     let refused = handshake(&mut client, &mut server, usize::MAX).unwrap_err();
     assert_eq!(refused, rustls::Error::NoCertificatesPresented);
 }
@@ -226,7 +253,7 @@ fn a_pod_of_another_authority_is_refused_by_both_ends() {
 fn certificates() {
     const GOOD: &str = "spiffe://cluster.local/ns/shop/sa/front";
     let (authority, stranger, sibling) = (Authority::new(), Authority::new(), Authority::new());
-    let roots = Arc::new(Roots::new(&[authority.trust("cluster.local"), sibling.trust("other.example")]));
+    let roots = Arc::new(Roots::new(&[authority.trust("cluster.local"), sibling.trust("other.example")], None));
     let verifier = Verifier::any(roots, &provider());
     let accepted = |certificate: &CertificateDer<'_>| {
         let server = verifier.verify_server_cert(certificate, &[], &server_name([0; 4].into()), &[], UnixTime::now());
@@ -288,7 +315,7 @@ fn certificates() {
 #[test]
 fn no_change_of_a_certificate_passes() {
     let authority = Authority::new();
-    let roots = Arc::new(Roots::new(&[authority.trust("cluster.local")]));
+    let roots = Arc::new(Roots::new(&[authority.trust("cluster.local")], None));
     let verifier = Verifier::any(roots, &provider());
     let good = authority.sign(&Leaf::new(&[front().as_str()])).to_vec();
     let refused = |der: Vec<u8>| verifier.verify_client_cert(&der.into(), &[], UnixTime::now()).is_err();
@@ -309,7 +336,7 @@ fn first_flight() -> (Vec<u8>, impl Fn() -> ServerConnection) {
     let (mut client, _) = connections(&caller, &callee, &[catalogue()], alpn::H2);
     let mut hello = Vec::new();
     client.write_tls(&mut hello).unwrap();
-    (hello, move || ServerConnection::new(callee.server(ServerAlpn::Pod).unwrap()).unwrap())
+    (hello, move || ServerConnection::new(callee.server(ServerAlpn::Pod).unwrap().config).unwrap())
 }
 
 fn feed(server: &mut ServerConnection, mut bytes: &[u8]) -> Result<(), rustls::Error> {
@@ -376,7 +403,7 @@ async fn follows_the_store() {
     let tls = MeshTls::new(store.clone());
     assert!(tls.server(ServerAlpn::Pod).is_none() && tls.client(&[front()], alpn::H2).is_none());
     assert_eq!((tls.epoch(), tls.identity()), (0, None));
-    let following = tokio::spawn(tls.clone().follow());
+    let following = tokio::spawn(tls.clone().follow(Duration::ZERO));
 
     let reached = async |epoch| {
         while tls.epoch() != epoch {
@@ -412,7 +439,7 @@ async fn follows_the_store() {
 fn a_broken_root_holds_up_no_other() {
     let authority = Authority::new();
     let broken = Trust { roots: vec![Bytes::from_static(b"no root")], ..authority.trust("other.example") };
-    let roots = Arc::new(Roots::new(&[broken, authority.trust("cluster.local")]));
+    let roots = Arc::new(Roots::new(&[broken, authority.trust("cluster.local")], None));
     let verifier = Verifier::any(roots, &provider());
     for (uri, good) in [(front().as_str(), true), ("spiffe://other.example/ns/shop/sa/front", false)] {
         let leaf = authority.sign(&Leaf::new(&[uri]));
@@ -436,9 +463,9 @@ fn a_peer_of_the_old_root_is_refused_once_that_has_left_and_so_is_its_session() 
     let (late, _store) = proxy(old.svid(&front()));
     let (callee, store) = proxy(new.svid(&catalogue()));
     let tunnel = |caller: &MeshTls| {
-        let client = caller.client(&[catalogue()], alpn::GUARD).unwrap();
+        let client = caller.client(&[catalogue()], alpn::GUARD).unwrap().config;
         let mut client = ClientConnection::new(client, server_name([127, 0, 0, 1].into())).unwrap();
-        let mut server = ServerConnection::new(callee.server(ServerAlpn::Shared).unwrap()).unwrap();
+        let mut server = ServerConnection::new(callee.server(ServerAlpn::Shared).unwrap().config).unwrap();
         handshake(&mut client, &mut server, usize::MAX)
             .map(|()| server.handshake_kind() == Some(HandshakeKind::Resumed))
     };

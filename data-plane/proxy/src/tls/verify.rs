@@ -2,9 +2,8 @@
 //!
 //! A peer's chain is judged by the roots of the trust domain that its own certificate names, and by no others.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use outrigger_core::config::Trust;
 use outrigger_wire::{IdentityError, SpiffeId};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -15,6 +14,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::roots::{Root, Roots};
 
 /// Why a certificate is no X.509-SVID of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,10 +30,6 @@ pub enum SvidError {
     KeyUsage,
 }
 
-/// Trust anchors by trust domain.
-#[derive(Debug)]
-pub(super) struct Roots(HashMap<Box<str>, Vec<TrustAnchor<'static>>>);
-
 /// Judges the certificates of both servers and clients.
 #[derive(Debug)]
 pub(super) struct Verifier {
@@ -44,7 +41,7 @@ pub(super) struct Verifier {
 
 /// What a certificate is shown for.
 #[derive(Debug, Clone, Copy)]
-enum Part {
+pub(super) enum Part {
     Server,
     Client,
 }
@@ -104,24 +101,38 @@ fn authorities_may_sign(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
     if all { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
 }
 
-// === impl Roots ===
+/// The root that has vouched for the peer of a handshake, by `roots`, which is over.
+pub(super) fn root_of(
+    roots: &Roots,
+    algorithms: WebPkiSupportedAlgorithms,
+    chain: &[CertificateDer<'_>],
+    id: &SpiffeId,
+    part: Part,
+) -> Option<Arc<Root>> {
+    let (leaf, intermediates) = chain.split_first()?;
+    let by = |anchor: &TrustAnchor<'static>| {
+        vouched(algorithms, std::slice::from_ref(anchor), leaf, intermediates, UnixTime::now(), part).is_ok()
+    };
+    roots.find(id.trust_domain(), by).cloned()
+}
 
-impl Roots {
-    /// A root that is no certificate is left out, so that it doesn't hold up the others: what it would vouch for is
-    /// refused.
-    pub(super) fn new(trust: &[Trust]) -> Self {
-        let mut domains: HashMap<Box<str>, Vec<TrustAnchor<'static>>> = HashMap::new();
-        for domain in trust {
-            let anchors = domains.entry(domain.trust_domain.clone()).or_default();
-            for root in &domain.roots {
-                match webpki::anchor_from_trusted_cert(&CertificateDer::from(root.as_ref())) {
-                    Ok(anchor) => anchors.push(anchor.to_owned()),
-                    Err(error) => tracing::error!(%error, trust_domain = %domain.trust_domain, "root left out"),
-                }
-            }
-        }
-        Self(domains)
-    }
+/// Whether a path leads from the leaf to one of the anchors.
+fn vouched(
+    algorithms: WebPkiSupportedAlgorithms,
+    anchors: &[TrustAnchor<'_>],
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+    part: Part,
+) -> Result<(), webpki::Error> {
+    // Of authorities between, webpki demands only what they say of themselves: most say nothing.
+    let usage = match part {
+        Part::Server => KeyUsage::server_auth(),
+        Part::Client => KeyUsage::client_auth(),
+    };
+    let path = Some(&authorities_may_sign as &dyn Fn(&VerifiedPath<'_>) -> _);
+    EndEntityCert::try_from(leaf)?.verify_for_usage(algorithms.all, anchors, intermediates, now, usage, None, path)?;
+    Ok(())
 }
 
 // === impl Verifier ===
@@ -151,22 +162,11 @@ impl Verifier {
         if intermediates.len() > MAX_INTERMEDIATES {
             return Err(CertificateError::UnknownIssuer.into());
         }
-        // Of authorities between, webpki demands only what they say of themselves: most say nothing.
-        let usage = match part {
-            Part::Server => KeyUsage::server_auth(),
-            Part::Client => KeyUsage::client_auth(),
-        };
         if !is_for(leaf, part) {
             return Err(CertificateError::InvalidPurpose.into());
         }
-        let anchors = self.roots.0.get(id.trust_domain()).ok_or(CertificateError::UnknownIssuer)?;
-        EndEntityCert::try_from(leaf)
-            .and_then(|leaf| {
-                let path = Some(&authorities_may_sign as &dyn Fn(&VerifiedPath<'_>) -> _);
-                leaf.verify_for_usage(self.algorithms.all, anchors, intermediates, now, usage, None, path)?;
-                Ok(())
-            })
-            .map_err(refusal)
+        let anchors = self.roots.anchors(id.trust_domain()).ok_or(CertificateError::UnknownIssuer)?;
+        vouched(self.algorithms, anchors, leaf, intermediates, now, part).map_err(refusal)
     }
 }
 

@@ -23,7 +23,7 @@ async fn ours_calls(alpn: (&'static [u8], ServerAlpn)) -> (TlsStream, Theirs) {
     let (front, catalogue, id) = two();
     let (near, far) = sockets().await;
     let config = front.client(std::slice::from_ref(&id), alpn.0).unwrap();
-    let acceptor = TlsAcceptor::from(catalogue.server(alpn.1).unwrap());
+    let acceptor = TlsAcceptor::from(catalogue.server(alpn.1).unwrap().config);
     let name = server_name(Ipv4Addr::LOCALHOST.into());
     let (ours, theirs) = tokio::join!(connect(config, name, near), acceptor.accept(far));
     let (ours, agreed) = ours.unwrap();
@@ -34,7 +34,7 @@ async fn ours_calls(alpn: (&'static [u8], ServerAlpn)) -> (TlsStream, Theirs) {
 async fn theirs_calls() -> (TlsStream, Theirs) {
     let (front, catalogue, id) = two();
     let (near, far) = sockets().await;
-    let connector = TlsConnector::from(front.client(&[id], alpn::TCP).unwrap());
+    let connector = TlsConnector::from(front.client(&[id], alpn::TCP).unwrap().config);
     let name = server_name(Ipv4Addr::LOCALHOST.into());
     let config = catalogue.server(ServerAlpn::Pod).unwrap();
     let (theirs, ours) = tokio::join!(connector.connect(name, near), accept(config, far));
@@ -174,7 +174,7 @@ async fn a_damaged_record_ends_the_session_and_its_sender_is_told() {
 /// What a client of rustls says first, and then nothing.
 fn hello() -> Vec<u8> {
     let (front, _, id) = two();
-    let config = front.client(&[id], alpn::TCP).unwrap();
+    let config = front.client(&[id], alpn::TCP).unwrap().config;
     let mut client = rustls::ClientConnection::new(config, server_name(Ipv4Addr::LOCALHOST.into())).unwrap();
     let mut hello = Vec::new();
     client.write_tls(&mut hello).unwrap();
@@ -252,7 +252,7 @@ async fn tunnels_are_resumed() {
     for _ in 0..2 {
         let (near, far) = sockets().await;
         let config = front.client(std::slice::from_ref(&id), alpn::GUARD).unwrap();
-        let acceptor = TlsAcceptor::from(catalogue.server(ServerAlpn::Shared).unwrap());
+        let acceptor = TlsAcceptor::from(catalogue.server(ServerAlpn::Shared).unwrap().config);
         let name = server_name(Ipv4Addr::LOCALHOST.into());
         let (ours, theirs) = tokio::join!(connect(config, name, near), acceptor.accept(far));
         let ((mut ours, Agreed { peer, .. }), mut theirs) = (ours.unwrap(), theirs.unwrap());

@@ -54,7 +54,7 @@ fn ders(list: &[&Authority]) -> Vec<CertificateDer<'static>> {
 }
 
 fn verifier(root: &Authority) -> Verifier {
-    Verifier::any(Arc::new(Roots::new(&[root.trust("cluster.local")])), &provider())
+    Verifier::any(Arc::new(Roots::new(&[root.trust("cluster.local")], None)), &provider())
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn chains_are_bounded() {
 fn circles_of_authorities_cost_little() {
     let mut provider = provider();
     provider.signature_verification_algorithms.all = ALGORITHMS;
-    let verifier = Verifier::any(Arc::new(Roots::new(&[new("root", None).trust("cluster.local")])), &provider);
+    let verifier = Verifier::any(Arc::new(Roots::new(&[new("root", None).trust("cluster.local")], None)), &provider);
     let keys = [(); 4].map(|()| KeyPair::generate().unwrap().serialize_der());
     let key = |at: usize| KeyPair::try_from(keys[at % 4].as_slice()).unwrap();
     let circle: Vec<_> =
@@ -185,7 +185,7 @@ fn a_session_says_nothing_once_its_certificate_has_ended() {
     for (leaf, who) in
         [(Leaf::new(&[front().as_str()]), Some(front())), (Leaf::new(&[front().as_str()]).with(ended), None)]
     {
-        let mut client = (*caller.client(&[catalogue()], alpn::TCP).unwrap()).clone();
+        let mut client = (*caller.client(&[catalogue()], alpn::TCP).unwrap().config).clone();
         client.client_auth_cert_resolver = key(leaf, front());
         let mut server = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(&[&TLS13])
@@ -208,7 +208,7 @@ fn without_roots_nobody_is_trusted() {
     let garbage = Trust { roots: vec![Bytes::from_static(b"no root"), Bytes::new()], ..root.trust("cluster.local") };
     let empty = Trust { roots: vec![], ..root.trust("cluster.local") };
     for trust in [vec![], vec![empty], vec![garbage]] {
-        let verifier = Verifier::any(Arc::new(Roots::new(&trust)), &provider());
+        let verifier = Verifier::any(Arc::new(Roots::new(&trust, None)), &provider());
         assert!(verifier.verify_client_cert(&leaf, &[], UnixTime::now()).is_err(), "{trust:?}");
         assert!(verifier.verify_server_cert(&leaf, &[], &server_name([0; 4].into()), &[], UnixTime::now()).is_err());
     }

@@ -43,7 +43,7 @@ fn nobody_is_known_whom_go_spiffe_refuses() {
     });
     let (_, _, root) = rows.next().unwrap();
     let trust = Trust { trust_domain: "cluster.local".into(), roots: vec![root[0].to_vec().into()], anchor: "".into() };
-    let verifier = Verifier::any(Arc::new(Roots::new(&[trust])), &provider());
+    let verifier = Verifier::any(Arc::new(Roots::new(&[trust], None)), &provider());
     let (mut judged, mut stricter) = (0, BTreeSet::new());
     for (label, verdict, chain) in rows {
         let (leaf, above) = chain.split_first().unwrap();
