@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use outrigger_config::{Bootstrap, Departure as Departed, Role};
 use outrigger_dataplane::{
+    Limits,
     admin::Departure,
     guard::{self, Authority, GuardConfig, View},
     handover::Names,
@@ -18,7 +19,7 @@ use outrigger_wire::names::ports;
 use tokio::sync::watch;
 
 use crate::{
-    runtime::{Base, Face, Levels, Start},
+    runtime::{Base, Face, Levels, Start, limits},
     settings::Settings,
 };
 
@@ -33,6 +34,8 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool, captu
     tokio::spawn(outrigger_config::tell_uncaptured(settings.bootstrap(Role::Guard), capture.subscribe()));
     let face = face(&start.base, authority.subscribe(), capture.subscribe(), &settings, sidecar);
     let base = start.serve(&settings, levels, face).await?;
+    // One thread, and its sockets are those of all the sidecar's workers.
+    let limits = limits(Limits { connections: CONNECTIONS, ..Limits::default() }, settings.workers, &base.metrics);
     let config = GuardConfig {
         ports: Ports::default(),
         workers: settings.workers,
@@ -44,7 +47,8 @@ pub(crate) async fn run(settings: Settings, levels: Levels, sidecar: bool, captu
         names: Names::default(),
         patience: Default::default(),
         sidecar,
-        connections: CONNECTIONS,
+        connections: limits.connections,
+        pipes: limits.pipes,
         authority,
         captured: captured.then_some(capture),
     };

@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use outrigger_config::{Bootstrap, ClientStatus, Restored};
 use outrigger_core::Store;
 use outrigger_dataplane::{
+    Limits,
     admin::{self, Admin, Alive, Departure, Extra, Readiness},
     listeners::bind_address,
     memory::{self, Trimmer},
@@ -95,6 +96,31 @@ fn raise_descriptor_limit() {
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of file descriptors stays as it is");
     }
+}
+
+/// What fits the descriptors that there are; says so if that is less than usual.
+pub(crate) fn limits(usual: Limits, workers: usize, metrics: &Metrics) -> Limits {
+    let before = usual.connections;
+    let limits = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((descriptors, _)) => {
+            let limits = usual.within(usize::try_from(descriptors).unwrap_or(usize::MAX), workers);
+            if limits.connections < before {
+                tracing::warn!(
+                    descriptors,
+                    connections = limits.connections,
+                    usual = before,
+                    "fewer connections at once than usual: raise the limit of open files (RLIMIT_NOFILE) of this container"
+                );
+            }
+            limits
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the limit of file descriptors isn't known");
+            usual
+        }
+    };
+    metrics.set_connections_limit(limits.connections);
+    limits
 }
 
 // === impl Start ===

@@ -15,7 +15,7 @@ use outrigger_dataplane::{
 use tokio::sync::watch;
 
 use crate::{
-    runtime::{Base, Levels, Start},
+    runtime::{Base, Levels, Start, limits},
     settings::Settings,
 };
 
@@ -50,6 +50,7 @@ pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
 /// Everything that the workers share.
 pub(crate) fn engine(base: &Base, settings: &Settings, role: Role) -> Result<Arc<Engine>> {
     let log = AccessLog::stdout(settings.access_log, base.metrics.access_log_dropped())?;
+    let usual = Limits { per_identity: settings.connections_per_identity, ..Limits::default() };
     let fallback = Fallback::new(base.store.clone(), base.tls.clone(), settings.mark, settings.zone.clone());
     Ok(Arc::new(Engine {
         role,
@@ -58,7 +59,7 @@ pub(crate) fn engine(base: &Base, settings: &Settings, role: Role) -> Result<Arc
         metrics: base.metrics.clone(),
         log,
         fallback: Arc::new(fallback),
-        limits: Limits { per_identity: settings.connections_per_identity, ..Limits::default() },
+        limits: limits(usual, settings.workers, &base.metrics),
         zone: settings.zone.clone(),
         mark: settings.mark,
         active: Default::default(),

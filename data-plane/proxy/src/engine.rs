@@ -51,7 +51,16 @@ pub struct Limits {
     pub header_bytes: u32,
     /// Streams that one HTTP/2 peer may have open.
     pub streams: u32,
+    /// Pipes of a worker, through which the kernel moves bulk.
+    pub pipes: usize,
 }
+
+/// Descriptors that no connection gets: the admin interface's, the controller's stream, files.
+const KEPT: usize = 256;
+/// And each worker's: its event loop and listening sockets.
+const KEPT_BY_WORKER: usize = 24;
+/// However few there are.
+const LEAST: usize = 16;
 
 /// Everything that workers share.
 pub struct Engine {
@@ -99,7 +108,27 @@ impl Default for Limits {
             lookup: Duration::from_millis(50),
             header_bytes: 80 * 1024,
             streams: 256,
+            pipes: 256,
         }
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// No more than fit the descriptors that this process may have. A connection takes one, and another upstream; bulk, which
+    /// can do without, gets an eighth.
+    pub fn within(self, descriptors: usize, workers: usize) -> Self {
+        let workers = workers.max(1);
+        let pipes = self.pipes.min(descriptors / 8 / 2 / workers);
+        let free = descriptors.saturating_sub(KEPT + (KEPT_BY_WORKER + 2 * pipes) * workers);
+        let connections = self.connections.min((free / 2).max(LEAST));
+        if connections == self.connections {
+            return Self { pipes, ..self };
+        }
+        // The same share of less.
+        let share = (self.per_identity.saturating_mul(connections) / self.connections).max(1);
+        Self { connections, pipes, per_identity: share.min(self.per_identity), ..self }
     }
 }
 
@@ -178,6 +207,7 @@ mod tests {
             lookup,
             header_bytes,
             streams,
+            pipes,
         } = Limits::default();
         let documented = include_str!("../../../docs/failure-modes.md");
         for (what, limit) in [
@@ -191,8 +221,33 @@ mod tests {
             ("an unknown destination, until a shared proxy is asked", format!("{} ms", lookup.as_millis())),
             ("decoded bytes of a header list", header_bytes.to_string()),
             ("streams of an HTTP/2 connection", streams.to_string()),
+            ("pipes of a worker, for bulk", pipes.to_string()),
         ] {
             assert!(documented.contains(&format!("| {what} | {limit} |")), "docs/failure-modes.md: {what}: {limit}");
         }
+    }
+
+    #[test]
+    fn connections_fit_the_descriptors_that_there_are() {
+        let within = |descriptors, workers| Limits::default().within(descriptors, workers);
+        let fitting = |descriptors: usize, workers: usize| {
+            let Limits { connections, per_identity, pipes, .. } = within(descriptors, workers);
+            assert!(2 * connections + (2 * pipes + KEPT_BY_WORKER) * workers + KEPT <= descriptors, "{descriptors}");
+            (connections, per_identity, pipes)
+        };
+        for plenty in [1 << 16, 1 << 20, usize::MAX] {
+            assert_eq!(fitting(plenty, 4), (16 * 1024, 2 * 1024, 256));
+        }
+        assert_eq!(fitting(1024, 1), (308, 38, 64));
+        assert_eq!(fitting(20_000, 2), (9336, 1167, 256));
+        // What the documentation says of them.
+        let documented = include_str!("../../../docs/failure-modes.md");
+        assert!(documented.contains("1,024 descriptors leave 308") && documented.contains("33,560 allow all"));
+        assert_eq!((fitting(33_560, 1).0, fitting(33_558, 1).0), (16 * 1024, 16 * 1024 - 1));
+        // It is served as long as it can be.
+        let few = within(64, 1);
+        assert_eq!((few.connections, few.per_identity), (LEAST, 2));
+        let many = Limits { per_identity: 1 << 20, ..Limits::default() }.within(1024, 1);
+        assert_eq!(many.per_identity, (1 << 20) * 308 / (16 * 1024));
     }
 }

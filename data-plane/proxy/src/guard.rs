@@ -15,7 +15,7 @@ use crate::{
     chunk,
     handover::{Host, Names},
     listeners::{Ports, reset_at_end},
-    memory,
+    memory, splice,
     telemetry::{FallbackReason, Listener, Metrics},
     tls::MeshTls,
 };
@@ -49,6 +49,8 @@ pub struct GuardConfig {
     pub sidecar: bool,
     /// Connections carried at once; more are reset.
     pub connections: usize,
+    /// Pipes through which the kernel moves bulk.
+    pub pipes: usize,
     /// Says who accepts; `None` until the sockets are there.
     pub authority: watch::Sender<Option<Authority>>,
     /// Says whether the pod's traffic is captured; `None` where it isn't to be.
@@ -136,6 +138,7 @@ impl Guard {
     /// Without free descriptors at the start.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let Self { config, host } = self;
+        splice::allow(config.pipes);
         let all = host.listeners().try_clone()?;
         let carrier = Arc::new(Carrier::new(&config, all.ports()?));
         let mut tasks = JoinSet::new();

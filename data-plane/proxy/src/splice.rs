@@ -29,23 +29,20 @@ const CAPACITY: i32 = 512 * 1024;
 const BULK: usize = 16 * 1024;
 const PATIENCE: u8 = 4;
 
-/// This thread shall do without.
-#[cfg(test)]
-pub(crate) fn forbid() {
-    OPEN.set(PIPES);
+/// As many this thread may have at once, from now on.
+pub(crate) fn allow(pipes: usize) {
+    MOST.set(pipes);
 }
-
-/// Pipes that one thread has at once.
-const PIPES: usize = 256;
 
 thread_local! {
     static OPEN: Cell<usize> = const { Cell::new(0) };
+    static MOST: Cell<usize> = const { Cell::new(256) };
 }
 
 impl Pipe {
     /// `None` without free descriptors, or when there are as many pipes as may be.
     pub(crate) fn new() -> Option<Self> {
-        if OPEN.get() >= PIPES {
+        if OPEN.get() >= MOST.get() {
             return None;
         }
         let (exit, entry) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;

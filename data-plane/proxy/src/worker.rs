@@ -17,11 +17,11 @@ use crate::{
     drain::Drain,
     engine::{Engine, Role},
     inbound,
-    listeners::{Listeners, keep_alive},
+    listeners::{Listeners, keep_alive, no_descriptors},
     outbound,
     pool::Pool,
     series::SeriesCache,
-    shared, tcp,
+    shared, splice, tcp,
     telemetry::Listener,
     tls::{Root, TlsStream},
 };
@@ -160,6 +160,7 @@ async fn run(
     accept: watch::Receiver<bool>,
     drain: watch::Receiver<bool>,
 ) {
+    splice::allow(engine.limits.pipes);
     let worker = Rc::new(Worker::new(engine));
     let ports =
         [(Port::Outbound, listeners.outbound), (Port::Inbound, listeners.inbound), (Port::Mesh, listeners.mesh)];
@@ -224,6 +225,9 @@ async fn listen(worker: Rc<Worker>, port: Port, socket: std::net::TcpListener, m
                 Ok((stream, _)) => take(&worker, port, stream),
                 Err(error) => {
                     tracing::warn!(%error, ?port, "accept failed");
+                    if no_descriptors(&error) {
+                        worker.pool.give_up_idle();
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

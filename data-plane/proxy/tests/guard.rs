@@ -191,6 +191,7 @@ impl Running {
             patience: Default::default(),
             sidecar: true,
             connections,
+            pipes: 16,
             authority: watch::Sender::new(None),
             captured: None,
         });

@@ -6,6 +6,7 @@
 use crate::Case;
 
 mod backend;
+mod few;
 mod frames;
 mod garbage;
 mod http1;
@@ -25,6 +26,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "hostile/half-open", run: slow::half_open },
     Case { name: "hostile/idle", run: slow::idle },
     Case { name: "hostile/descriptors", run: slow::descriptors },
+    Case { name: "hostile/few-descriptors", run: few::few },
     Case { name: "hostile/split-client-hello", run: garbage::split_client_hello },
     Case { name: "hostile/garbage-bytes", run: garbage::bytes },
     Case { name: "hostile/garbage-headers", run: garbage::headers },

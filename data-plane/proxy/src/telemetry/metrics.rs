@@ -29,6 +29,7 @@ struct Families {
     policy: Bounded<1, PolicySeries>,
     connections: [Arc<ConnectionSeries>; 3],
     connections_shed: Total,
+    connections_limit: Level,
     tls: [TlsSeries; 2],
     fallback: [[Total; FallbackReason::ALL.len()]; 2],
     fallback_failures: [Total; 2],
@@ -86,6 +87,11 @@ impl Metrics {
         self.families.connections_shed.inc();
     }
 
+    /// As many connections as may be open at once.
+    pub fn set_connections_limit(&self, limit: usize) {
+        self.families.connections_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+    }
+
     pub fn tls(&self, side: Side) -> &TlsSeries {
         &self.families.tls[side as usize]
     }
@@ -126,6 +132,7 @@ impl Families {
             policy: Bounded::new(),
             connections: std::array::from_fn(|_| Arc::default()),
             connections_shed: Total::default(),
+            connections_limit: Level::default(),
             tls: std::array::from_fn(|_| TlsSeries::default()),
             fallback: Default::default(),
             fallback_failures: Default::default(),

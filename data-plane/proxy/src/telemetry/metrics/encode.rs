@@ -130,6 +130,8 @@ impl Families {
             let active = self.connections[listener as usize].active();
             family.encode_family(&vec![("listener", listener.as_str())])?.encode_gauge(&active)?;
         }
+        gauge(out, "outrigger_connections_limit", "Accepted connections that may be open at once")?
+            .encode_gauge(&self.connections_limit.get())?;
         let mut family = counter(out, "outrigger_connections_shed", "Connections turned away, as too many were open")?;
         add(&mut family, &Labels::new(), &self.connections_shed)?;
         let mut family = counter(out, "outrigger_tls_handshakes", "TLS handshakes that were completed")?;

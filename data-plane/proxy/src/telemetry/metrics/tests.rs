@@ -15,6 +15,7 @@ fn encoded() {
     metrics.fallback(Direction::Inbound, FallbackReason::SidecarHung).inc();
     let _open = metrics.connections(Listener::Mesh).open();
     metrics.connection_shed();
+    metrics.set_connections_limit(308);
     metrics.policy(&arc("shop/deny")).denied.inc();
 
     let text = metrics.encode();
@@ -33,6 +34,7 @@ fn encoded() {
         "outrigger_fallback_connections_total{direction=\"outbound\",reason=\"sidecar_hung\"} 0".into(),
         "outrigger_connections_active{listener=\"mesh\"} 1".into(),
         "outrigger_access_denied_total{policy=\"shop/deny\"} 1".into(),
+        "outrigger_connections_limit 308".into(),
         "outrigger_connections_shed_total 1".into(),
         "# EOF".into(),
     ] {
