@@ -139,8 +139,10 @@ pub(crate) fn one_host<B>(request: &mut Request<B>) -> Result<(), RequestError> 
 /// Makes the path the one that routing and policy see, so that nobody behind us sees another.
 pub(crate) fn normalise_path<B>(request: &mut Request<B>) -> Result<(), RequestError> {
     let (path, query) = split_target(request.uri().path_and_query().map_or("/", PathAndQuery::as_str));
-    if path == "*" && request.method() == Method::OPTIONS {
-        return Ok(());
+    if path == "*" {
+        // Of this method only, and the whole of the target (RFC 9112 section 3.2.4).
+        let is_well = request.method() == Method::OPTIONS && query.is_none();
+        return if is_well { Ok(()) } else { Err(RequestError::BadPath) };
     }
     let path = match normalise(path).map_err(|_| RequestError::BadPath)? {
         // Between an authority and a query it may be left out: "/" is meant, and has to be written.
