@@ -19,6 +19,7 @@ use http::StatusCode;
 
 pub(crate) use body::Receiving;
 pub(crate) use client::{Answer, Connection, send};
+pub(crate) use decode::is_framing;
 pub(crate) use server::{Ending, serve};
 
 /// Why a connection can't go on.

@@ -49,7 +49,7 @@ const TRAILERS: usize = 16 * 1024;
 const FIELDS: usize = 64;
 
 /// Fields that say how a message is to be read: never in trailers (RFC 9110 section 6.5.1).
-pub(super) fn is_framing(name: &HeaderName) -> bool {
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
     [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::HOST, header::CONNECTION, header::TRAILER, header::TE]
         .contains(name)
 }

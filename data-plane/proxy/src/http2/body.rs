@@ -12,6 +12,8 @@ use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
+use crate::http1::is_framing;
+
 /// A body as it comes. Room is given back to the peer as it is taken, so whoever doesn't poll slows the peer down.
 pub(crate) struct Receiving {
     stream: RecvStream,
@@ -100,6 +102,14 @@ async fn send_data(mut data: Bytes, last: bool, to: &mut SendStream<Bytes>) -> R
     Ok(())
 }
 
+/// As HTTP/1.1's. None is what all have.
+fn without_framing(trailers: HeaderMap) -> HeaderMap {
+    if !trailers.keys().any(is_framing) {
+        return trailers;
+    }
+    trailers.iter().filter(|(name, _)| !is_framing(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
 // === impl Receiving ===
 
 impl Body for Receiving {
@@ -120,7 +130,7 @@ impl Body for Receiving {
             }
         }
         match ready!(self.stream.poll_trailers(cx)) {
-            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(without_framing(trailers))))),
             Err(error) => Poll::Ready(Some(Err(error))),
         }
     }
