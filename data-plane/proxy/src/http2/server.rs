@@ -131,9 +131,14 @@ where
     H: Fn(Request<Arriving>) -> F,
     F: Future<Output = Response<Relay>>,
 {
-    if has_too_many_fields(request.headers()) {
+    let refusal = if has_too_many_fields(request.headers()) {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else {
+        has_padding(request.headers()).then_some(StatusCode::BAD_REQUEST)
+    };
+    if let Some(status) = refusal {
         let mut response = Response::new(());
-        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        *response.status_mut() = status;
         // Fails only if nobody waits for it.
         let _ = respond.send_response(response, true);
         return;
@@ -182,6 +187,13 @@ fn has_too_many_fields(headers: &HeaderMap) -> bool {
         let cookies = headers.get_all(header::COOKIE).iter().count();
         cookies > COOKIES || headers.len() - cookies > FIELDS
     }
+}
+
+/// Whether a value begins or ends with a blank, which a request mustn't have (RFC 9113 section 8.2.1): as HTTP/1.1 it would
+/// be no part of the value, so policies and the app would see two different ones. h2 lets it pass.
+fn has_padding(headers: &HeaderMap) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers.values().map(HeaderValue::as_bytes).any(|value| is_blank(value.first()) || is_blank(value.last()))
 }
 
 impl<H> Serving<H> {
