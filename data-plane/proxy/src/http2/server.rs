@@ -169,7 +169,9 @@ where
     {
         head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     }
-    let last = is_head || body.is_end_stream();
+    // Of an answer that has none, nobody can say where the body would end (RFC 9110 section 6.4.1).
+    let bodiless = is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let last = bodiless || body.is_end_stream();
     let stream = match respond.send_response(Response::from_parts(head, ()), last) {
         Ok(stream) => stream,
         Err(error) => {
