@@ -21,6 +21,7 @@ use outrigger_core::{
     route::{CallerView, hash_of_caller},
 };
 use outrigger_wire::{
+    SpiffeId,
     names::{alpn, ports},
     tunnel::{self, TcpHeader},
 };
@@ -161,6 +162,7 @@ pub(crate) async fn outbound<S: Io>(from: &Departure, stream: &mut S, destinatio
             from.worker.engine.log.write(Record {
                 service: Some(service),
                 endpoint: Some(from.original),
+                caller: from.acts_for(),
                 reason: error.flag(),
                 ..Record::new(Direction::Outbound, "tcp", SystemTime::now())
             });
@@ -231,7 +233,7 @@ fn claim(from: &Departure) -> tunnel::Caller {
 /// Carries an opaque connection whose destination has been dialled.
 pub(crate) async fn carry<S: Io>(from: &Departure, stream: &mut S, dialled: Dialled) {
     let names = [dialled.service.clone(), no_name(), no_name()];
-    pump_counted(&from.worker, Direction::Outbound, names, stream, dialled, pending()).await;
+    pump_counted(&from.worker, Direction::Outbound, names, from.acts_for(), stream, dialled, pending()).await;
 }
 
 /// Carries an opaque connection in, if it may.
@@ -277,7 +279,7 @@ async fn carry_while_allowed<S: Io>(
 ) {
     let port = dialled.endpoint.port();
     let denied = at.denied(|inbound| judge_opaque(inbound, caller, port));
-    pump_counted(&at.worker, Direction::Inbound, names, stream, dialled, denied).await;
+    pump_counted(&at.worker, Direction::Inbound, names, caller.identity.clone(), stream, dialled, denied).await;
 }
 
 /// Dials the app.
@@ -331,6 +333,7 @@ async fn pump_counted<S: Io>(
     worker: &Worker,
     direction: Direction,
     names: [Arc<str>; 3],
+    caller: Option<SpiffeId>,
     stream: &mut S,
     mut dialled: Dialled,
     denied: impl Future<Output = Option<Arc<str>>>,
@@ -351,6 +354,7 @@ async fn pump_counted<S: Io>(
     worker.engine.log.write(Record {
         service: Some(service),
         endpoint: Some(dialled.endpoint),
+        caller,
         policy,
         duration: started.elapsed(),
         received: carried.sent,

@@ -49,7 +49,7 @@ pub(super) enum Reply {
 
 /// Carries one request out and its answer back.
 pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Arriving>) -> Response<Relay> {
-    let mut exchange = Box::new(Exchange::begin(from.worker.clone(), &from.quiet, Direction::Outbound, &mut request));
+    let mut exchange = from.begin(&mut request);
     let upgrade = Upgrade::take(&mut request, false);
     let request = exchange.relay(request);
     match route(&from, request, upgrade.as_ref(), &mut exchange).await {
@@ -61,11 +61,26 @@ pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Arriving>)
 
 /// Answers a request that there is no room for.
 pub(crate) async fn turned_away(from: Rc<Departure>, mut request: Request<Arriving>) -> Response<Relay> {
-    let mut exchange = Box::new(Exchange::begin(from.worker.clone(), &from.quiet, Direction::Outbound, &mut request));
+    let mut exchange = from.begin(&mut request);
     if let Some(Some(destination)) = from.worker.engine.store.load().addresses.get(&from.original.ip()) {
         exchange.service = destination.service.name.clone();
     }
     exchange.failed(&RequestError::Shed)
+}
+
+// === impl Departure ===
+
+impl Departure {
+    fn begin(&self, request: &mut Request<Arriving>) -> Box<Exchange> {
+        let mut exchange = Exchange::begin(self.worker.clone(), &self.quiet, Direction::Outbound, request);
+        exchange.caller = self.acts_for();
+        Box::new(exchange)
+    }
+
+    /// For whom, if not for this proxy's own pod.
+    pub(crate) fn acts_for(&self) -> Option<SpiffeId> {
+        self.caller.acting.then(|| self.caller.identity.clone()).flatten()
+    }
 }
 
 async fn route(
