@@ -17,4 +17,6 @@ pub(crate) use tunnel::Tunnel;
 const WINDOW: u32 = 1 << 20;
 
 #[cfg(test)]
+pub(crate) mod frames;
+#[cfg(test)]
 mod tests;

@@ -1,11 +1,14 @@
 //! Requests through the real ways out and in, against apps that are scripted, over loopback.
 
+mod answers;
 mod cancel;
 mod changes;
 mod early;
+mod framing;
 mod refusals;
 mod retired;
 mod shares;
+mod strict;
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,6 +36,10 @@ use crate::{
     engine::{Engine, Limits, Role},
     fallback::Fallback,
     http1::{self, Ending},
+    http2::{
+        self,
+        frames::{DATA, END_STREAM, GOAWAY, HEADERS, Heard, PREFACE, RST_STREAM, SETTINGS, frame},
+    },
     telemetry::{AccessLog, Metrics},
     tls::MeshTls,
     worker::Worker,
@@ -118,20 +125,22 @@ impl Rig {
 
     /// An app that reads heads of HTTP/1.1, and gives `answer` to each.
     async fn http1(service: wire::Service, answer: &'static str) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let (address, seen) = (listener.local_addr().unwrap(), Seen::default());
-        let of_app = seen.clone();
-        spawn_local(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                spawn_local(answer_heads(stream, of_app.clone(), answer));
-            }
-        });
-        Self::new(address, seen, service, wire::Protocol::Http)
+        Self::listening(service, wire::Protocol::Http, move |stream, seen| answer_heads(stream, seen, answer)).await
     }
 
     /// An app that has each connection handed to it.
     async fn http2<F>(each: impl Fn(TcpStream, Seen) -> F + 'static) -> Self
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        Self::listening(service(wire::Protocol::Http2), wire::Protocol::Http2, each).await
+    }
+
+    async fn listening<F>(
+        service: wire::Service,
+        protocol: wire::Protocol,
+        each: impl Fn(TcpStream, Seen) -> F + 'static,
+    ) -> Self
     where
         F: Future<Output = ()> + 'static,
     {
@@ -144,7 +153,7 @@ impl Rig {
                 spawn_local(each(stream, of_app.clone()));
             }
         });
-        Self::new(address, seen, service(wire::Protocol::Http2), wire::Protocol::Http2)
+        Self::new(address, seen, service, protocol)
     }
 
     fn departure(&self) -> Rc<Departure> {
@@ -213,6 +222,53 @@ impl Rig {
         let mut answers = Vec::new();
         near.read_to_end(&mut answers).await.unwrap();
         String::from_utf8(answers).unwrap()
+    }
+}
+
+/// What a caller with HTTP/2 is told on a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    /// Of each HEADERS: an answer's, and its trailers'.
+    blocks: Vec<Vec<u8>>,
+    body: String,
+    /// `END_STREAM`, `RST_STREAM` or `GOAWAY`.
+    end: &'static str,
+}
+
+impl Rig {
+    /// What is said on streams 1 and 3 for these frames, until both have ended.
+    async fn talk_http2(&self, meshed: bool, frames: &[u8]) -> [Told; 2] {
+        let (mut near, far) = duplex(1 << 16);
+        let arrival = self.arrival(meshed);
+        let server = spawn_local(async move {
+            let handle = move |request| deliver(arrival.clone(), request);
+            http2::serve(far, &Limits::default(), Duration::from_secs(75), std::future::pending(), handle).await
+        });
+        near.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b""), frames].concat()).await.unwrap();
+        let mut told = [Told::default(), Told::default()];
+        while told.iter().any(|told| told.end.is_empty())
+            && let Some(heard) = Heard::next(&mut near).await
+        {
+            if heard.kind == GOAWAY {
+                told.iter_mut().filter(|told| told.end.is_empty()).for_each(|told| told.end = "GOAWAY");
+            }
+            let Some(told) = (heard.stream as usize).checked_sub(1).and_then(|at| told.get_mut(at / 2)) else {
+                continue;
+            };
+            match heard.kind {
+                HEADERS => told.blocks.push(heard.payload),
+                DATA => told.body.push_str(&String::from_utf8_lossy(&heard.payload)),
+                RST_STREAM => told.end = "RST_STREAM",
+                _ => continue,
+            }
+            if heard.flags & END_STREAM != 0 && told.end.is_empty() {
+                told.end = "END_STREAM";
+            }
+        }
+        drop(near);
+        // Whoever goes first leaves the other a broken pipe.
+        let _ = server.await.unwrap();
+        told
     }
 }
 

@@ -13,7 +13,10 @@ use tokio::{
     task::{LocalSet, spawn_local},
 };
 
-use super::*;
+use super::{
+    frames::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, Heard, PREFACE, RST_STREAM, SETTINGS, frame},
+    *,
+};
 use crate::{
     engine::Limits,
     http::{Arriving, Relay, Upgrading},
@@ -329,25 +332,19 @@ async fn who_comes_to_a_server_that_ends_is_answered() {
 /// A proxy's callers may all go at once, and with what they asked for comes what others ask for.
 #[tokio::test(start_paused = true)]
 async fn who_takes_back_all_that_is_open_keeps_the_connection() {
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let length = (payload.len() as u32).to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    }
     let run = async {
         let (mut near, far) = tokio::io::duplex(1 << 16);
         spawn_local(async move { serve(far, &Limits::default(), IDLE, std::future::pending(), echo).await });
-        let ask = |stream| frame(1, 5, stream, b"\x82\x86\x84\x41\x01a");
-        let taken_back = (0..200).flat_map(|at| [ask(2 * at + 1), frame(3, 0, 2 * at + 1, &[0, 0, 0, 8])].concat());
-        let mut sent = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b"")].concat();
+        let ask = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, b"\x82\x86\x84\x41\x01a");
+        let take_back = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+        let taken_back = (0..200).flat_map(|at| [ask(2 * at + 1), take_back(2 * at + 1)].concat());
+        let mut sent = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
         sent.extend(taken_back.chain(ask(1001)));
         near.write_all(&sent).await.unwrap();
         loop {
-            let mut head = [0; 9];
-            near.read_exact(&mut head).await.unwrap();
-            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-            near.read_exact(&mut payload).await.unwrap();
-            assert_ne!(head[3], 7, "GOAWAY: {}", payload.escape_ascii());
-            if head[3] == 1 && head[5..] == 1001_u32.to_be_bytes() {
+            let heard = Heard::next(&mut near).await.unwrap();
+            assert_ne!(heard.kind, GOAWAY, "{}", heard.payload.escape_ascii());
+            if heard.kind == HEADERS && heard.stream == 1001 {
                 return;
             }
         }

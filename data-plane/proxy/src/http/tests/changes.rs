@@ -122,7 +122,7 @@ async fn nothing_follows_before_the_app_has_agreed() {
             spawn_local(async move {
                 let idle = limits.idle;
                 let handle = move |request| deliver(arrival.clone(), request);
-                crate::http2::serve(far, &limits, idle, std::future::pending(), handle).await
+                http2::serve(far, &limits, idle, std::future::pending(), handle).await
             });
             let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
             spawn_local(connection);
