@@ -3,12 +3,16 @@
 use std::{
     cell::{Cell, RefCell},
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::yield_now,
+};
 
 /// Held before a write waits for the socket. Four TLS records.
 const LIMIT: usize = 64 * 1024;
@@ -24,7 +28,21 @@ struct Inner<S> {
     written: RefCell<Written>,
     /// Reads that brought something: a sign of life.
     reads: Cell<u64>,
+    turn: Cell<Turn>,
 }
+
+/// Reads since others have had theirs. However much a peer sends, and whatever that costs (SETTINGS by which the window of
+/// every stream changes, a few bytes each), what else this thread does isn't kept waiting.
+#[derive(Debug, Clone, Copy, Default)]
+struct Turn {
+    bytes: usize,
+    /// When there had been more than is over soon, whatever it is.
+    long: Option<Instant>,
+}
+
+/// Bytes of a turn that need no look at a clock, and how long one with more of them may last.
+const SHORT: usize = 8 * 1024;
+const TURN: Duration = Duration::from_micros(250);
 
 #[derive(Default)]
 struct Written {
@@ -38,8 +56,8 @@ struct Written {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
     pub(super) fn new(stream: S) -> Self {
-        let (written, reads) = (RefCell::default(), Cell::default());
-        Self(Rc::new(Inner { stream: RefCell::new(stream), written, reads }))
+        let (written, reads, turn) = (RefCell::default(), Cell::default(), Cell::default());
+        Self(Rc::new(Inner { stream: RefCell::new(stream), written, reads, turn }))
     }
 
     pub(super) fn reads(&self) -> u64 {
@@ -53,6 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
         if polled.is_ready() {
             return polled;
         }
+        self.0.turn.take();
         let mut written = self.0.written.borrow_mut();
         if written.is_empty() {
             written.due = false;
@@ -71,6 +90,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
             }
         }
         polled
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    fn is_over(&mut self) -> bool {
+        self.bytes > SHORT && self.long.get_or_insert_with(Instant::now).elapsed() > TURN
     }
 }
 
@@ -114,10 +141,19 @@ impl<S> Clone for Gathered<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut turn = self.0.turn.get();
+        let is_over = turn.is_over();
+        self.0.turn.set(turn);
+        if is_over {
+            // Woken once all that is ready has run and the sockets have been asked again; at once would be too early.
+            return pin!(yield_now()).poll(cx).map(Ok);
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.0.reads.set(self.0.reads.get() + 1);
+            turn.bytes += buf.filled().len() - before;
+            self.0.turn.set(turn);
         }
         polled
     }
@@ -178,11 +214,18 @@ mod tests {
     struct Recorder {
         writes: VecDeque<Vec<u8>>,
         broken: bool,
+        /// Has always more to read.
+        talks: bool,
     }
 
     impl AsyncRead for Recorder {
-        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if !self.talks {
+                return Poll::Pending;
+            }
+            let room = buf.initialize_unfilled().len();
+            buf.advance(room);
+            Poll::Ready(Ok(()))
         }
     }
 
@@ -227,6 +270,28 @@ mod tests {
         stream.flush().await.unwrap();
         settle(&gathered).await;
         assert_eq!(gathered.0.stream.borrow().writes, [b"one two".to_vec()]);
+    }
+
+    /// Else a peer that never stops has the thread for itself.
+    #[tokio::test]
+    async fn who_always_has_more_to_say_lets_others_have_their_turn() {
+        let gathered = Gathered::new(Recorder { talks: true, ..Recorder::default() });
+        let mut stream = gathered.clone();
+        let mut heard = 0;
+        for _ in 0..3 {
+            let turn = poll_fn(|cx| {
+                Poll::Ready(gathered.poll(cx, |cx| {
+                    let mut room = [0; 1024];
+                    for _ in 0..10_000_000 {
+                        ready!(Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut room)))?;
+                    }
+                    Poll::Ready(Ok::<_, io::Error>(()))
+                }))
+            });
+            assert!(turn.await.is_pending());
+            assert!(gathered.reads() > heard + 8, "a turn is too short for anything");
+            heard = gathered.reads();
+        }
     }
 
     #[tokio::test]
