@@ -44,7 +44,8 @@ fn main() -> anyhow::Result<()> {
         eprintln!("huge pages can't be turned off, more memory will be used: {error}");
     }
     let args = Args::parse();
-    let filter = EnvFilter::try_new(&args.log).context("--log")?;
+    // The h2 crate warns of each frame that means nothing, whoever sends it.
+    let filter = EnvFilter::try_new(format!("h2=error,{}", args.log)).context("--log")?;
     let colours = stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(stderr).init();
     rustls::crypto::aws_lc_rs::default_provider()

@@ -28,7 +28,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Registry, filter::ParseError, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 use crate::settings::Settings;
 
@@ -79,13 +81,19 @@ where
     M: FnOnce(Settings, Levels) -> F,
     F: Future<Output = Result<()>>,
 {
-    let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("log filter {:?}", settings.log))?;
+    let filter = filter(&settings.log).with_context(|| format!("log filter {:?}", settings.log))?;
     let (filter, levels) = reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
     raise_descriptor_limit();
     memory::prepare();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(mode(settings, levels))
+}
+
+/// What is logged. The h2 crate warns of frames that mean nothing, a line for each that a stranger sends: it is only heard
+/// if it is named.
+fn filter(levels: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("h2=error,{levels}"))
 }
 
 /// Shells and container engines often allow 1,024 descriptors, a proxy needs two per connection; what the hard limit
@@ -169,7 +177,7 @@ impl Start {
                 entries
             }),
             set_level: Box::new(move |level| {
-                let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+                let filter = filter(level).map_err(|error| error.to_string())?;
                 levels.reload(filter).map_err(|error| error.to_string())
             }),
         });
