@@ -121,7 +121,7 @@ const TABLE: &[(&str, &str, Want)] = &[
     ("no version", "GET /app\r\n\r\n", Any),
     (
         "length hidden by Connection",
-        "POST /app HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 36\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /app HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 35\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
         Any,
     ),
     (
@@ -131,7 +131,7 @@ const TABLE: &[(&str, &str, Want)] = &[
     ),
     (
         "GET with a body",
-        "GET /app HTTP/1.1\r\nHost: a\r\nContent-Length: 36\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /app HTTP/1.1\r\nHost: a\r\nContent-Length: 35\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
         Seen(2),
     ),
 ];
