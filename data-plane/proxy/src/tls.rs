@@ -138,7 +138,8 @@ impl MeshTls {
             for root in self.refresh() {
                 tokio::spawn(async move {
                     tokio::time::sleep(limit).await;
-                    tracing::info!(connections = root.cut(), "closed what was still open of a root that has left");
+                    let connections = root.cut();
+                    tracing::info!(connections, "closed what was still open of a root that has left");
                 });
             }
             if changes.changed().await.is_err() {

@@ -147,7 +147,8 @@ impl Callee {
     }
 
     fn request(&self, path: &str) -> Request<()> {
-        Request::get(format!("http://app{path}")).header(headers::PORT, self.rig.app.port()).body(()).unwrap()
+        let request = Request::get(format!("http://app{path}")).header(headers::PROTO, "1.1");
+        request.header(headers::PORT, self.rig.app.port()).body(()).unwrap()
     }
 }
 

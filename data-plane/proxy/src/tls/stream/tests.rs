@@ -303,5 +303,5 @@ async fn nothing_is_held_while_nothing_is_said() {
 #[test]
 fn size() {
     assert!(size_of::<Session>() <= 640, "{}", size_of::<Session>());
-    assert!(size_of::<TlsStream>() <= 48, "{}", size_of::<TlsStream>());
+    assert!(size_of::<TlsStream>() <= 56, "{}", size_of::<TlsStream>());
 }
