@@ -11,7 +11,7 @@ use crate::clock;
 
 mod tries;
 
-pub use tries::Tries;
+pub use tries::{SAFE_RETRIES, Tries};
 
 /// Retries that are always allowed within [`WINDOW`] seconds.
 const FLOOR: u64 = 10;

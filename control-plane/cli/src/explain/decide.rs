@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 use outrigger_core::{
     Destination,
     config::{Backend as Configured, Balancer, EndpointSpec, Inbound, Protocol, Retry, Rule, TrafficPolicy},
-    retry::idempotent,
+    retry::{SAFE_RETRIES, idempotent},
     route::{CallerView, Selected, hash_of},
 };
 use outrigger_wire::{SpiffeId, names::ports};
@@ -23,9 +23,6 @@ use super::{
     routing::{self, Way},
     summary, verdict,
 };
-
-/// What the proxy does with a request that may be sent twice and has no settings of its own.
-const SAFE_RETRIES: u32 = 1;
 
 /// The question, with its names resolved.
 #[derive(Debug, Clone)]

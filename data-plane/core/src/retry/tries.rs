@@ -11,7 +11,7 @@ use crate::config::Retry;
 /// More tries of a request that nobody has worked on, whatever its method.
 const UNSENT_RETRIES: u32 = 5;
 /// More tries of an idempotent request without a body whose connection broke, if the owner said nothing.
-const SAFE_RETRIES: u32 = 1;
+pub const SAFE_RETRIES: u32 = 1;
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 
 /// One request's tries.
