@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use k8s_openapi::{
+    NamespaceResourceScope,
     api::{
         admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
         apps::v1::Deployment,
@@ -34,21 +35,20 @@ pub(super) async fn look(cluster: &Cluster) -> Result<Report> {
     global::<ValidatingWebhookConfiguration>(cluster, CONFIGURATION, left).await?;
     global::<ClusterRole>(cluster, CONTROLLER_NAME, left).await?;
     global::<ClusterRoleBinding>(cluster, CONTROLLER_NAME, left).await?;
-    own::<Deployment>(cluster, CONTROLLER_NAME, left).await?;
-    own::<PodDisruptionBudget>(cluster, CONTROLLER_NAME, left).await?;
-    own::<Service>(cluster, CONTROLLER_NAME, left).await?;
-    own::<ServiceAccount>(cluster, CONTROLLER_NAME, left).await?;
-    shared::<Deployment>(cluster, left).await?;
-    shared::<PodDisruptionBudget>(cluster, left).await?;
-    shared::<Service>(cluster, left).await?;
-    shared::<ServiceAccount>(cluster, left).await?;
-    own::<Role>(cluster, CONTROLLER_NAME, left).await?;
-    own::<RoleBinding>(cluster, CONTROLLER_NAME, left).await?;
-    own::<Lease>(cluster, CONTROLLER_NAME, left).await?;
-    own::<Secret>(cluster, ROOT_SECRET, left).await?;
-    own::<ConfigMap>(cluster, INJECTOR_CONFIG, left).await?;
-    let params = ListParams::default().fields(&format!("metadata.name={TRUST_CONFIG_MAP}"));
-    let trust = cluster.all::<ConfigMap>(params).await?;
+    own::<Deployment>(cluster, named(CONTROLLER_NAME), left).await?;
+    own::<PodDisruptionBudget>(cluster, named(CONTROLLER_NAME), left).await?;
+    own::<Service>(cluster, named(CONTROLLER_NAME), left).await?;
+    own::<ServiceAccount>(cluster, named(CONTROLLER_NAME), left).await?;
+    own::<Deployment>(cluster, shared(), left).await?;
+    own::<PodDisruptionBudget>(cluster, shared(), left).await?;
+    own::<Service>(cluster, shared(), left).await?;
+    own::<ServiceAccount>(cluster, shared(), left).await?;
+    own::<Role>(cluster, named(CONTROLLER_NAME), left).await?;
+    own::<RoleBinding>(cluster, named(CONTROLLER_NAME), left).await?;
+    own::<Lease>(cluster, named(CONTROLLER_NAME), left).await?;
+    own::<Secret>(cluster, named(ROOT_SECRET), left).await?;
+    own::<ConfigMap>(cluster, named(INJECTOR_CONFIG), left).await?;
+    let trust = cluster.all::<ConfigMap>(named(TRUST_CONFIG_MAP)).await?;
     left.extend(trust.iter().map(|it| format!("ConfigMap {}/{}", it.namespace().unwrap_or_default(), it.name_any())));
     let all = cluster.all::<Pod>(ListParams::default()).await?;
     // Those that drain are still there.
@@ -86,30 +86,23 @@ where
     Ok(())
 }
 
-/// Of the system namespace.
-async fn own<K>(cluster: &Cluster, name: &str, left: &mut Vec<String>) -> Result<()>
+/// What is there of the system namespace.
+async fn own<K>(cluster: &Cluster, of: ListParams, left: &mut Vec<String>) -> Result<()>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
 {
-    if cluster::found(cluster.of::<K>(SYSTEM_NAMESPACE).get_metadata(name).await)?.is_some() {
-        left.push(format!("{} {SYSTEM_NAMESPACE}/{name}", K::kind(&())));
-    }
+    // Without what is in them: one is the root's Secret.
+    let found = cluster::found(cluster.of::<K>(SYSTEM_NAMESPACE).list_metadata(&of).await)?;
+    let found = found.into_iter().flatten();
+    left.extend(found.map(|it| format!("{} {SYSTEM_NAMESPACE}/{}", K::kind(&()), it.name_any())));
     Ok(())
 }
 
 /// Of shared proxies, of all pools.
-async fn shared<K>(cluster: &Cluster, left: &mut Vec<String>) -> Result<()>
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
-{
-    let params = ListParams::default().labels(pods::SHARED_PROXIES);
-    let found = cluster::list(&cluster.of::<K>(SYSTEM_NAMESPACE), params).await?;
-    left.extend(found.iter().map(|it| format!("{} {SYSTEM_NAMESPACE}/{}", K::kind(&()), it.name_any())));
-    Ok(())
+fn shared() -> ListParams {
+    ListParams::default().labels(pods::SHARED_PROXIES)
+}
+
+fn named(name: &str) -> ListParams {
+    ListParams::default().fields(&format!("metadata.name={name}"))
 }
