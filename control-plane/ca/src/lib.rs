@@ -7,6 +7,8 @@
 
 mod authority;
 mod csr;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod service;
 mod signer;
 

@@ -146,7 +146,7 @@ impl Hub {
     }
 
     /// Whether nothing is left of any stream.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_forgotten(&self) -> bool {
         let state = self.state();
         state.streams.is_empty() && state.asks.values().all(HashMap::is_empty)

@@ -7,6 +7,8 @@
 
 mod acks;
 mod changes;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hub;
 mod protocol;
 mod scope;

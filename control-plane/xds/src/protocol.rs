@@ -6,8 +6,10 @@ use outrigger_model::Resource;
 
 /// Names, aliases, globs and known versions that one subscription may hold.
 pub(crate) const MAX_NAMES: usize = 100_000;
-/// Bytes of one name.
+/// Bytes of one name or version.
 pub(crate) const MAX_NAME: usize = 512;
+/// Bytes kept of what a client calls itself.
+pub(crate) const MAX_NODE: usize = 512;
 
 /// Which of the two xDS protocols a stream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,21 +64,26 @@ pub struct Push {
 
 /// A client asks for more than a mesh can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_NAMES} names of one type, or one longer than {MAX_NAME} bytes")]
+#[error("more than {MAX_NAMES} names of one type, or one, or its version, longer than {MAX_NAME} bytes")]
 pub struct TooManyNames;
 
 // === impl Names ===
 
 impl Names {
+    /// All that may be refused is refused here, before anybody is told of the names.
+    ///
     /// # Errors
     /// If there are too many beside those that are `present`, or one is too long.
     pub(crate) fn check(&self, present: usize) -> Result<(), TooManyNames> {
-        let (names, known) = match self {
-            Self::Change { subscribe, known, .. } => (subscribe, known.len()),
-            Self::Whole(names) => (names, 0),
+        let long = |text: &String| text.len() > MAX_NAME;
+        let (names, known, long_known) = match self {
+            Self::Change { subscribe, known, .. } => {
+                (subscribe, known.len(), known.iter().any(|(name, version)| long(name) || long(version)))
+            }
+            Self::Whole(names) => (names, 0, false),
         };
-        let long = names.iter().any(|name| name.len() > MAX_NAME);
-        if long || present + names.len() > MAX_NAMES || known > MAX_NAMES { Err(TooManyNames) } else { Ok(()) }
+        let many = present + names.len() > MAX_NAMES || known > MAX_NAMES;
+        if many || long_known || names.iter().any(long) { Err(TooManyNames) } else { Ok(()) }
     }
 }
 

@@ -1,7 +1,11 @@
 //! The gRPC edge: both protocols over the same [`Session`]. One task and one small queue for each stream, so a slow
 //! client holds up nobody else.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use outrigger_model::{MeshSnapshot, Resource};
 use outrigger_wire::{
@@ -15,7 +19,7 @@ use outrigger_wire::{
 use prost::Message;
 use prost_types::{Any, value::Kind};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::timeout,
 };
 use tonic::{Status, Streaming, body::Body};
@@ -49,7 +53,7 @@ pub struct Ads {
 }
 
 /// What differs between the two protocols.
-trait Protocol: Send + 'static {
+pub(crate) trait Protocol: Send + 'static {
     type Request: Message + Default + 'static;
     type Response: Message;
     const VARIANT: Variant;
@@ -58,8 +62,8 @@ trait Protocol: Send + 'static {
     fn write(push: Push, version: String) -> Self::Response;
 }
 
-enum Delta {}
-enum StateOfTheWorld {}
+pub(crate) enum Delta {}
+pub(crate) enum StateOfTheWorld {}
 
 // === impl Ads ===
 
@@ -112,8 +116,7 @@ async fn run<P: Protocol>(
     acks: &Arc<Acks>,
     out: &Outgoing,
 ) -> Result<(), Status> {
-    let seat = Seat { hub, entry: acks.enter(Session::new(P::VARIANT, principal)) };
-    let bell = hub.join(seat.entry.id());
+    let seat = Seat::new(hub, acks.enter(Session::new(P::VARIANT, principal)));
     loop {
         tokio::select! {
             request = requests.message() => {
@@ -121,13 +124,13 @@ async fn run<P: Protocol>(
                 let (node, type_url, request) = P::read(request);
                 seat.take(node, &type_url, request)?;
             }
-            () = bell.notified() => drop(seat.catch_up()?),
+            () = seat.bell.notified() => drop(seat.catch_up()?),
             () = out.closed() => return Ok(()),
         }
-        let pushes = seat.entry.session().pushes();
+        let pushes = seat.session().pushes();
         for push in pushes {
             acks.count(push.type_url, |counts| counts.pushes += 1);
-            let version = seat.entry.session().version();
+            let version = seat.session().version();
             let message = transport::framed(&P::write(push, version));
             if out.send(Ok(message)).await.is_err() {
                 return Ok(());
@@ -137,16 +140,27 @@ async fn run<P: Protocol>(
 }
 
 /// A stream's place at the hub, which it leaves when it ends.
-struct Seat<'a> {
+pub(crate) struct Seat<'a> {
     hub: &'a Hub,
     entry: Entry,
+    /// Rings when there is mail.
+    bell: Arc<Notify>,
 }
 
 // === impl Seat ===
 
-impl Seat<'_> {
+impl<'a> Seat<'a> {
+    pub(crate) fn new(hub: &'a Hub, entry: Entry) -> Self {
+        let bell = hub.join(entry.id());
+        Self { hub, entry, bell }
+    }
+
+    pub(crate) fn session(&self) -> MutexGuard<'_, Session> {
+        self.entry.session()
+    }
+
     /// Takes in all that has changed for the stream.
-    fn catch_up(&self) -> Result<Arc<MeshSnapshot>, Status> {
+    pub(crate) fn catch_up(&self) -> Result<Arc<MeshSnapshot>, Status> {
         self.touch(self.hub.collect(self.entry.id()))
     }
 
@@ -156,7 +170,7 @@ impl Seat<'_> {
         Ok(snapshot)
     }
 
-    fn take(&self, node: Option<Node>, type_url: &str, request: Request) -> Result<(), Status> {
+    pub(crate) fn take(&self, node: Option<Node>, type_url: &str, request: Request) -> Result<(), Status> {
         let too_many = |error: TooManyNames| Status::resource_exhausted(error.to_string());
         let mut snapshot = self.catch_up()?;
         if let Some(node) = node {
@@ -174,14 +188,13 @@ impl Seat<'_> {
             // Before it is looked at what there is: what changes from here on is told.
             snapshot = self.touch(self.hub.ask(self.entry.id(), type_url, asked.iter().map(String::as_str)))?;
         }
-        let reason = request.error.clone();
         let mut session = self.entry.session();
         let verdict = session.request(type_url, request, &snapshot).map_err(too_many)?;
         let dropped = dropped.iter().map(String::as_str).filter(|name| !session.asks_for(type_url, name));
         self.hub.forget(self.entry.id(), type_url, dropped);
         if verdict == Verdict::Nack {
             self.entry.acks().count(type_url, |counts| counts.nacks += 1);
-            let reason = reason.unwrap_or_default();
+            let reason = session.reason(type_url).unwrap_or_default();
             tracing::warn!(type_url, workload = %session.principal().workload, reason, "configuration was rejected");
         }
         Ok(())

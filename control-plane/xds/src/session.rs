@@ -11,7 +11,10 @@ use std::sync::{Arc, LazyLock};
 use outrigger_model::{MeshSnapshot, Progress, TypeSet};
 use outrigger_wire::names::type_url;
 
-use crate::{Names, Principal, Push, Request, Scope, Subscription, TooManyNames, Variant, Verdict, changes::Changed};
+use crate::{
+    Names, Principal, Push, Request, Scope, Subscription, TooManyNames, Variant, Verdict, changes::Changed,
+    protocol::MAX_NODE,
+};
 
 /// The state of one stream.
 #[derive(Debug)]
@@ -79,8 +82,9 @@ impl Session {
     }
 
     /// Remembers who the client says it is. It is shown, never trusted.
-    pub fn name_node(&mut self, node: String) {
+    pub fn name_node(&mut self, mut node: String) {
         if self.node.is_empty() {
+            node.truncate(node.floor_char_boundary(MAX_NODE));
             self.node = node;
         }
     }
@@ -92,6 +96,11 @@ impl Session {
     /// Remembers which root the client's certificate leads to. It says so of nobody but itself.
     pub(crate) fn show(&mut self, anchor: String) {
         self.anchor = anchor;
+    }
+
+    /// Why the client has refused something of a type last, as far as it is kept.
+    pub(crate) fn reason(&self, type_url: &str) -> Option<&str> {
+        Some(&*self.subscriptions[self.at(type_url).ok()?].nack()?.reason)
     }
 
     /// `NAMESPACE/POD/ROLE`: the workload is proven, the role is the client's word.

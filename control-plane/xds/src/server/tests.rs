@@ -74,7 +74,7 @@ impl<'h> Client<'h> {
     fn new(hub: &'h Hub, acks: &Arc<Acks>) -> Self {
         let identity = SpiffeId::new("cluster.local", "shop", "a").unwrap();
         let principal = Principal { workload: "shop/a".into(), identity, shared: false };
-        let seat = Seat { hub, entry: acks.enter(Session::new(Variant::Delta, principal)) };
+        let seat = Seat::new(hub, acks.enter(Session::new(Variant::Delta, principal)));
         let bell = hub.join(seat.entry.id());
         Self { seat, bell, asks: BTreeMap::new(), held: BTreeMap::new(), unanswered: Vec::new() }
     }

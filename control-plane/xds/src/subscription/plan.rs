@@ -1,7 +1,7 @@
 //! What is to be sent next, kept up with what changes: first what each ask leads to, then what becomes of each resource.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Plan {
     pub(super) answers: BTreeMap<Arc<str>, Answer>,
     /// What the client must hear of even if it holds it, by the ask that leads there.
     forced: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// The same by name: how many asks lead there. A client may force as much as there is, by one message.
+    forcing: BTreeMap<Arc<str>, usize>,
 }
 
 // === impl Subscription ===
@@ -71,7 +73,7 @@ impl Subscription {
         plan.unknown.remove(ask);
         plan.removed.remove(ask);
         plan.answers.remove(ask);
-        plan.forced.remove(ask);
+        plan.release(ask);
         let found = scope.first(set, ask).cloned();
         if self.owed.contains(ask) {
             scope.find(set, ask, |resource| plan.force(ask, resource));
@@ -118,7 +120,7 @@ impl Subscription {
         };
         plan.removed.remove(name);
         let current = held.is_some_and(|held| held.is_current(resource));
-        if current && !plan.forced.values().any(|names| names.contains(name)) {
+        if current && !plan.forcing.contains_key(name) {
             plan.upserts.remove(name);
         } else {
             plan.upserts.insert(Arc::clone(name), Arc::clone(resource));
@@ -130,6 +132,19 @@ impl Subscription {
 
 impl Plan {
     fn force(&mut self, ask: &Arc<str>, resource: &Resource) {
-        self.forced.entry(Arc::clone(ask)).or_default().insert(Arc::clone(&resource.name));
+        if self.forced.entry(Arc::clone(ask)).or_default().insert(Arc::clone(&resource.name)) {
+            *self.forcing.entry(Arc::clone(&resource.name)).or_default() += 1;
+        }
+    }
+
+    fn release(&mut self, ask: &str) {
+        for name in self.forced.remove(ask).into_iter().flatten() {
+            if let Entry::Occupied(mut asks) = self.forcing.entry(name) {
+                *asks.get_mut() -= 1;
+                if *asks.get() == 0 {
+                    asks.remove();
+                }
+            }
+        }
     }
 }
