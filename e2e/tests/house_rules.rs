@@ -38,7 +38,14 @@ const MAY: &[(&str, &[&str])] = &[
     ),
     (
         "outrigger-cli",
-        &["outrigger-core", "outrigger-crds", "outrigger-testbed", "outrigger-webhook", "outrigger-wire"],
+        &[
+            "outrigger-core",
+            "outrigger-crds",
+            "outrigger-model",
+            "outrigger-testbed",
+            "outrigger-webhook",
+            "outrigger-wire",
+        ],
     ),
     ("outrigger-testbed", &["outrigger-crds", "outrigger-wire"]),
     // For tests alone.

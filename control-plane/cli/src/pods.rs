@@ -1,7 +1,6 @@
 //! What is read from pods here and there.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use outrigger_wire::names::SYSTEM_NAMESPACE;
 
 /// Selects what belongs to shared proxies, of all pools.
 pub(crate) const SHARED_PROXIES: &str = "app.kubernetes.io/component=shared-proxy";
@@ -39,9 +38,10 @@ pub(crate) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     init.chain(spec.into_iter().flat_map(|spec| &spec.containers))
 }
 
+/// By its account, as everybody in the mesh tells: a label is anybody's.
 pub(crate) fn is_shared_proxy(pod: &Pod) -> bool {
-    let component = label(pod, "app.kubernetes.io/component");
-    namespace(pod) == SYSTEM_NAMESPACE && component == Some("shared-proxy")
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+    outrigger_model::is_shared_proxy(namespace(pod), account.unwrap_or_default())
 }
 
 pub(crate) fn phase(pod: &Pod) -> &str {

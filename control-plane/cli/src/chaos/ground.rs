@@ -12,8 +12,9 @@ use kube::{
     Api, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
+use outrigger_crds::{MeshConfig, MeshConfigSpec, SharedProxy};
 use outrigger_testbed::{Kill, LoadSpec, fault::Fault};
-use outrigger_wire::names::{CONTROLLER_NAME, MODE_LABEL, SYSTEM_NAMESPACE};
+use outrigger_wire::names::{CONTROLLER_NAME, MODE_LABEL, SHARED_NAME, SYSTEM_NAMESPACE};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -116,10 +117,26 @@ impl Ground {
         serde_json::from_str(&said).with_context(|| format!("pod {pod} said {said:?}"))
     }
 
-    /// Ends pods of a Deployment of the mesh's own with as little grace as there is, all but so many.
-    pub(super) async fn end(&self, deployment: &str, but: usize) -> Result<()> {
-        let all = self.cluster.pods_of(SYSTEM_NAMESPACE, deployment).await?;
-        let all = all.with_context(|| format!("no Deployment {deployment} in namespace {SYSTEM_NAMESPACE}"))?;
+    /// The shared proxies that may carry the caller: its namespace's own, if it has some.
+    pub(super) async fn shared_proxies(&self) -> Result<Vec<Pod>> {
+        let config = found(Api::<MeshConfig>::all(self.cluster.client.clone()).get("default").await)?;
+        let SharedProxy { namespace, service } = shared_proxy(config.as_ref().map(|config| &config.spec), NAMESPACE);
+        let there = found(self.cluster.of::<Service>(&namespace).get(&service).await)?;
+        let there = there.with_context(|| format!("no Service {service} in namespace {namespace}"))?;
+        let selector = there.spec.and_then(|spec| spec.selector).unwrap_or_default();
+        let params = ListParams::default().labels_from(&selector.into_iter().collect());
+        let all = cluster::list(&self.cluster.of::<Pod>(&namespace), params).await?;
+        // Whatever else it may select: only what is the mesh's own is broken here.
+        Ok(all.into_iter().filter(pods::is_shared_proxy).collect())
+    }
+
+    pub(super) async fn controllers(&self) -> Result<Vec<Pod>> {
+        let all = self.cluster.pods_of(SYSTEM_NAMESPACE, CONTROLLER_NAME).await?;
+        all.with_context(|| format!("no Deployment {CONTROLLER_NAME} in namespace {SYSTEM_NAMESPACE}"))
+    }
+
+    /// Ends pods of the mesh's own with as little grace as there is, all but so many.
+    pub(super) async fn end(&self, all: &[Pod], but: usize) -> Result<()> {
         let api = self.cluster.of::<Pod>(SYSTEM_NAMESPACE);
         let at_once = DeleteParams::default().grace_period(1);
         for pod in all.iter().filter(|pod| pods::is_running(pod)).skip(but) {
@@ -144,6 +161,15 @@ impl Ground {
             sleep(LOOK).await;
         }
     }
+}
+
+/// The Service of the shared proxies that carry a namespace's pods.
+fn shared_proxy(config: Option<&MeshConfigSpec>, namespace: &str) -> SharedProxy {
+    let fallback = config.and_then(|config| config.fallback.as_ref());
+    let mut pools = fallback.into_iter().flat_map(|fallback| &fallback.pools);
+    let own = pools.find(|pool| pool.namespaces.iter().any(|name| name == namespace)).map(|pool| &pool.shared_proxy);
+    let chosen = own.or_else(|| fallback?.shared_proxy.as_ref()).cloned();
+    chosen.unwrap_or_else(|| SharedProxy { namespace: SYSTEM_NAMESPACE.to_owned(), service: SHARED_NAME.to_owned() })
 }
 
 fn is_marked(namespace: &Namespace) -> bool {
@@ -257,6 +283,21 @@ mod tests {
         assert!(!is_marked(&labelled(json!({ "outrigger.dev/chaos": "denied" }))));
         assert!(!is_marked(&labelled(json!({}))));
         assert!(is_marked(&serde_json::from_value(namespace()).expect("a namespace")));
+    }
+
+    #[test]
+    fn shared_proxies_are_those_of_the_namespaces_pool() {
+        let chosen = |spec: Option<Value>| {
+            let spec: Option<MeshConfigSpec> = spec.map(|spec| serde_json::from_value(spec).expect("a MeshConfig"));
+            shared_proxy(spec.as_ref(), NAMESPACE).service
+        };
+        let proxy = |service: &str| json!({ "namespace": SYSTEM_NAMESPACE, "service": service });
+        let pool = |name: &str| json!([{ "namespaces": ["shop", name], "sharedProxy": proxy("pool") }]);
+        assert_eq!(chosen(None), SHARED_NAME);
+        assert_eq!(chosen(Some(json!({ "fallback": { "pools": pool("other") } }))), SHARED_NAME);
+        let fallback = |name| json!({ "fallback": { "sharedProxy": proxy("all"), "pools": pool(name) } });
+        assert_eq!(chosen(Some(fallback("other"))), "all");
+        assert_eq!(chosen(Some(fallback(NAMESPACE))), "pool");
     }
 
     #[test]

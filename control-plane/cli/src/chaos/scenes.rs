@@ -7,7 +7,7 @@ use outrigger_testbed::{
     Kill,
     fault::{Fault, Proxy},
 };
-use outrigger_wire::names::{CONTROLLER_NAME, SHARED_NAME, SYSTEM_NAMESPACE, ports};
+use outrigger_wire::names::{SYSTEM_NAMESPACE, ports};
 use tokio::time::sleep;
 
 use super::{
@@ -24,7 +24,7 @@ pub(super) struct Scene {
 
 enum What {
     InPod(Whose, Fault),
-    /// All shared proxies but one end while the caller's sidecar hangs.
+    /// All shared proxies of the caller's pool but one end while its sidecar hangs.
     SharedProxies,
     /// All controllers end.
     Controllers,
@@ -86,18 +86,19 @@ async fn one(ground: &Ground, scene: &Scene, rate: u32) -> Result<Verdict> {
     let broken = match scene.what {
         What::InPod(whose, fault) => vec![ground.befall(whose, fault).await?],
         What::SharedProxies => {
+            let proxies = ground.shared_proxies().await?;
             let hang = ground.befall(Whose::Caller, Fault::Hang { proxy: Proxy::Sidecar, seconds: 8 });
             let end = async {
                 // By then they carry the caller.
                 sleep(2 * SECOND).await;
                 let sent = load.now();
-                ground.end(SHARED_NAME, 1).await?;
+                ground.end(&proxies, 1).await?;
                 Ok(Kill { sent, gone: sent + ENDING_US })
             };
             <[_; 2]>::from(tokio::try_join!(hang, end)?).to_vec()
         }
         What::Controllers => {
-            ground.end(CONTROLLER_NAME, 0).await?;
+            ground.end(&ground.controllers().await?, 0).await?;
             Vec::new()
         }
     };
