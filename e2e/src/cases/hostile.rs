@@ -5,8 +5,10 @@
 
 use crate::Case;
 
+mod app;
 mod backend;
 mod few;
+mod floods;
 mod frames;
 mod garbage;
 mod http1;
@@ -20,6 +22,8 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "hostile/http2-continuation", run: http2::continuation },
     Case { name: "hostile/http2-empty-data", run: http2::empty_data },
     Case { name: "hostile/http2-hpack-bomb", run: http2::hpack_bomb },
+    Case { name: "hostile/http2-floods", run: floods::by_clients },
+    Case { name: "hostile/http2-apps", run: floods::by_apps },
     Case { name: "hostile/http1-framing", run: http1::framing },
     Case { name: "hostile/http1-upgrade", run: http1::upgrade },
     Case { name: "hostile/http1-early-answers", run: http1::early_answers },

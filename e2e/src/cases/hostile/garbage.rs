@@ -3,6 +3,7 @@
 
 use std::{
     io::{Read, Write},
+    iter,
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use outrigger_wire::{
 };
 
 use super::{
-    frames::{CANCEL, END_HEADERS, END_STREAM, Ended, PREFACE, attack, frame, kind, request, streams},
+    frames::{Attack, CANCEL, END_HEADERS, END_STREAM, Ended, PREFACE, attack, frame, kind, opening, request, streams},
     peer::{Peer, session},
     rig::{BARE, CLIENT, LONE, Rig, SERVER, SHARED, Watch, ask, check, lone, meanwhile, server},
 };
@@ -264,7 +265,8 @@ pub(super) fn controller(machine: &Machine) -> Result<()> {
         ("endless", [begun, batches(&endless)].concat()),
     ];
     for (name, flood) in floods {
-        let (sent, ended) = attack(&mut stranger()?, flood.into_iter(), true)?;
+        let flood = iter::once(opening()).chain(flood);
+        let Attack { sent, ended, .. } = attack(&mut stranger()?, flood, true, CONNECT)?;
         println!("        {name}: {ended:?} after {sent} batches");
         ensure!(name != "endless" || ended != Ended::Open, "an endless header section is taken");
     }

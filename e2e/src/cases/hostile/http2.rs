@@ -1,35 +1,35 @@
 //! HTTP/2 floods, against a mesh port with a certificate of the mesh, and from an app through its own sidecar.
 
-use std::{io::Write, iter, time::Duration};
+use std::{io::Write, iter, net::SocketAddr, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{Machine, probe::wait_until};
 
 use super::{
     backend::{self, Backend},
     frames::{
-        CANCEL, END_HEADERS, END_STREAM, Ended, NEWEST, PREFACE, attack, field, frame, indexed_field, kind, request,
-        streams,
+        Attack, CANCEL, END_HEADERS, END_STREAM, Ended, NEWEST, attack, field, frame, indexed_field, kind, opening,
+        request, streams,
     },
     peer::Peer,
-    rig::{CLIENT, LONE, Rig, SERVER, SHARED, Watch, check, lone, meanwhile, server},
+    rig::{CLIENT, LONE, Rig, SERVER, SHARED, Spent, Watch, check, lone, meanwhile, server},
 };
 
 /// A way on which an attacker's HTTP/2 reaches proxies.
-struct Way {
-    name: &'static str,
-    open: fn(&Rig) -> Result<Peer>,
+pub(super) struct Way {
+    pub(super) name: &'static str,
+    pub(super) open: fn(&Rig) -> Result<Peer>,
     /// The proxies that parse or carry it.
-    watched: fn(&Rig) -> Result<Vec<Watch>>,
+    pub(super) watched: fn(&Rig) -> Result<Vec<Watch>>,
     /// The pod whose app does the work, and whose victims' requests go the same way.
-    server: &'static str,
+    pub(super) server: &'static str,
     /// Where the app speaks HTTP/1.1 and tells when its caller has gone.
-    port: u16,
-    hold: &'static str,
+    pub(super) port: u16,
+    pub(super) hold: &'static str,
     stall: &'static str,
 }
 
-const WAYS: [Way; 3] = [
+pub(super) const WAYS: [Way; 3] = [
     Way {
         name: "mesh port of a sidecar",
         open: |rig| rig.mesh_http2(SERVER),
@@ -67,10 +67,13 @@ const OVERFLOW: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
 /// Fewer than any limit on what is pending.
 const FEW: usize = 10;
 /// MiB that a flood may cost beyond twice the idle memory: 256 streams with their windows and buffers at both ends.
-const ALLOWED: u64 = 24;
+pub(super) const ALLOWED: u64 = 24;
+
+/// Lines that an attack may cost.
+const WARNINGS: usize = 50;
 
 /// RFC 9113 section 7.
-const ENHANCE_YOUR_CALM: u32 = 11;
+pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Streams that are opened and reset at once (CVE-2023-44487), streams that the proxy is made to reset
 /// (CVE-2025-8671), and both with nobody who reads the proxy's frames.
@@ -100,7 +103,7 @@ pub(super) fn resets(machine: &Machine) -> Result<()> {
             // Few at once take their time, each batch waits for its answers.
             let count = if *batch == FEW { 2_000 } else { FLOOD };
             let batches = batches(*batch, count, |stream| pair(&block, stream));
-            let (sent, ended) = under_attack(&rig, way, flood, batches, *listens)?;
+            let Attack { sent, ended, .. } = under_attack(&rig, way, flood, batches, *listens)?;
             ensure!(
                 matches!(ended, Ended::GoAway(ENHANCE_YOUR_CALM) | Ended::Closed) || sent > count / batch,
                 "{}: {flood}: neither closed nor carried: {ended:?} after {sent}",
@@ -125,7 +128,7 @@ fn let_go(rig: &Rig, way: &Way, backend: &Backend, reset: &dyn Fn(u32) -> Vec<u8
     let mut peer = (way.open)(rig)?;
     let block = request("GET", way.hold, way.port);
     let open = streams().take(HELD).flat_map(|id| frame(kind::HEADERS, END_STREAM | END_HEADERS, id, &block));
-    peer.write_all(&[PREFACE, &frame(kind::SETTINGS, 0, 0, &[]), &open.collect::<Vec<_>>()].concat())?;
+    peer.write_all(&[opening(), open.collect()].concat())?;
     peer.flush()?;
     wait_until(&format!("{}: the app works on {HELD}", way.name), SOON, || backend.held() == HELD)?;
     peer.write_all(&streams().take(HELD).flat_map(reset).collect::<Vec<_>>())?;
@@ -144,7 +147,7 @@ pub(super) fn continuation(machine: &Machine) -> Result<()> {
             let opening = frame(kind::HEADERS, 0, 1, &request("GET", "/", way.port));
             let more = frame(kind::CONTINUATION, 0, 1, filler);
             let batches = iter::once(opening).chain(iter::repeat_n(more.repeat(16), FLOOD / 16));
-            let (sent, ended) = under_attack(&rig, way, name, batches, true)?;
+            let Attack { sent, ended, .. } = under_attack(&rig, way, name, batches, true)?;
             ensure!(matches!(ended, Ended::GoAway(_) | Ended::Closed), "{}: {ended:?} after {sent}", way.name);
         }
     }
@@ -195,11 +198,36 @@ fn under_attack(
     attack_name: &str,
     batches: impl Iterator<Item = Vec<u8>>,
     listens: bool,
-) -> Result<(usize, Ended)> {
-    let watches = (way.watched)(rig)?;
+) -> Result<Attack> {
+    const LINGER: Duration = Duration::from_secs(1);
     let to = if way.server == LONE { lone(80) } else { server(80) };
-    let ((sent, ended), _) = meanwhile(rig.namespace(CLIENT), to, || attack(&mut (way.open)(rig)?, batches, listens))?;
-    println!("        {}: {attack_name}: {ended:?} after {sent} batches", way.name);
-    check(&watches, ALLOWED)?;
-    Ok((sent, ended))
+    let watches = (way.watched)(rig)?;
+    let batches = iter::once(opening()).chain(batches);
+    let assault = || attack(&mut (way.open)(rig)?, batches, listens, LINGER);
+    held_against(rig, &format!("{}: {attack_name}", way.name), &watches, to, assault)
+}
+
+/// What an attack does to proxies and to others, and that nothing is left of it.
+pub(super) fn held_against(
+    rig: &Rig,
+    name: &str,
+    watches: &[Watch],
+    victims_go_to: SocketAddr,
+    assault: impl FnOnce() -> Result<Attack>,
+) -> Result<Attack> {
+    let (spent, warned) = (Spent::begin(watches)?, rig.warnings());
+    let (attack, _) = meanwhile(rig.namespace(CLIENT), victims_go_to, assault)?;
+    println!(
+        "        {name}: {:?} after {} batches, {} KiB; {}",
+        attack.ended,
+        attack.sent,
+        attack.bytes >> 10,
+        spent.said()?
+    );
+    check(watches, ALLOWED)?;
+    rig.at_rest(watches).with_context(|| name.to_owned())?;
+    // Or a log grows by more than what is sent.
+    let warned = rig.warnings() - warned;
+    ensure!(warned <= WARNINGS, "{name}: {warned} warnings");
+    Ok(attack)
 }

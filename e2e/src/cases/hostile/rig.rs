@@ -14,13 +14,14 @@ use anyhow::{Context, Result, bail, ensure};
 use outrigger_testbed::{
     Machine, Mesh, Pod, PodSpec, Process, Proxies, Spec,
     net::Namespace,
-    probe::{PAUSE, wait_until},
+    probe::{self, PAUSE, wait_until},
 };
 use outrigger_wire::names::{alpn, ports};
 
 pub(super) use crate::cases::SHARED;
 
 use super::{
+    app,
     backend::{self, Backend},
     peer::{Credentials, Peer},
 };
@@ -34,8 +35,10 @@ pub(super) const BARE: &str = "hostile/bare";
 
 const SERVER_ADDRESS: [u8; 4] = [10, 96, 66, 1];
 const LONE_ADDRESS: [u8; 4] = [10, 96, 66, 2];
+const BARE_ADDRESS: [u8; 4] = [10, 96, 66, 3];
 
 /// Port 80: the echo app. Port 81: the raw backend, declared as HTTP, with routes. Port 82: the same, undeclared.
+/// Port 83: the attacker of HTTP/2.
 const CONFIG: &str = include_str!("hostile.yaml");
 
 pub(super) struct Rig {
@@ -54,7 +57,19 @@ pub(crate) struct Watch {
 pub(super) struct Served {
     pub(super) answered: usize,
     pub(super) slowest: Duration,
+    half: Duration,
+    nearly_all: Duration,
 }
+
+/// Time of processors that processes have taken since it began.
+pub(super) struct Spent {
+    start: Instant,
+    /// Names, identifiers and ticks.
+    before: Vec<(String, u32, u64)>,
+}
+
+/// In which the kernel counts them (proc(5), `_SC_CLK_TCK`).
+const TICKS_PER_SECOND: f64 = 100.0;
 
 const MIB: u64 = 1024;
 /// For one answer to the victim, on a machine that has other things to do.
@@ -62,6 +77,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) fn server(port: u16) -> SocketAddr {
     (SERVER_ADDRESS, port).into()
+}
+
+pub(super) fn bare(port: u16) -> SocketAddr {
+    (BARE_ADDRESS, port).into()
 }
 
 pub(super) fn lone(port: u16) -> SocketAddr {
@@ -72,13 +91,15 @@ pub(super) fn lone(port: u16) -> SocketAddr {
 
 impl Rig {
     pub(super) fn start(machine: &Machine) -> Result<Self> {
-        let app =
-            |name: &str| PodSpec::new(name).app("outrigger-testapp http").port("http", 8080).port("raw", backend::PORT);
+        let app = |name: &str| {
+            let spec = PodSpec::new(name).app("outrigger-testapp http").port("http", 8080);
+            spec.port("raw", backend::PORT).port("raw2", app::PORT)
+        };
         let pods = vec![
             app(SERVER),
             app(LONE).proxies(Proxies::Guard),
             PodSpec::new(CLIENT),
-            PodSpec::new(BARE).proxies(Proxies::None),
+            PodSpec::new(BARE).proxies(Proxies::None).port("raw2", app::PORT),
         ];
         let config = vec![("hostile.yaml".to_owned(), CONFIG.to_owned())];
         let mesh = Mesh::start(machine, Spec { pods, config, shared: 1 })?;
@@ -135,6 +156,33 @@ impl Rig {
         Watch::start(self.pod(pod).guard.as_ref().context("no guard")?)
     }
 
+    /// Lines in logs of proxies that somebody should look at.
+    pub(super) fn warnings(&self) -> usize {
+        let proxies = self.mesh.pods().flat_map(|pod| pod.sidecar.iter().chain(&pod.guard));
+        proxies.map(|proxy| proxy.log().matches(" WARN ").count()).sum()
+    }
+
+    /// That proxies are as if nothing had been: nothing is in flight, and nobody works.
+    pub(super) fn at_rest(&self, watches: &[Watch]) -> Result<()> {
+        const SOON: Duration = Duration::from_secs(10);
+        const WHILE: Duration = Duration::from_millis(100);
+        let in_flight = |pod: &str| -> Result<usize> {
+            let dump = probe::get(self.namespace(pod), ports::ADMIN, "/config_dump")?.body;
+            let all = dump.split("\"in_flight\":").skip(1);
+            Ok(all.filter(|rest| !rest.trim_start().starts_with(['0'])).count())
+        };
+        for pod in [CLIENT, SERVER, SHARED] {
+            wait_until(&format!("{pod}: nothing is in flight"), SOON, || in_flight(pod).is_ok_and(|open| open == 0))?;
+        }
+        // A heartbeat and what is scraped may cost one.
+        let rests = || -> Result<bool> {
+            let spent = Spent::begin(watches)?;
+            thread::sleep(WHILE);
+            Ok(spent.ticks()?.iter().all(|ticks| *ticks <= 1))
+        };
+        wait_until("no proxy works any more", SOON, || rests().unwrap_or(false)).map(drop)
+    }
+
     /// Every proxy that listens in one of the attacked pods.
     pub(super) fn all(&self) -> Result<Vec<Watch>> {
         Ok(vec![
@@ -182,6 +230,44 @@ impl Watch {
     }
 }
 
+// === impl Served, Spent ===
+
+impl Served {
+    fn of(mut all: Vec<Duration>) -> Self {
+        all.sort_unstable();
+        let rank = |share: usize| all[(all.len() * share / 100).min(all.len() - 1)];
+        Self { answered: all.len(), half: rank(50), nearly_all: rank(99), slowest: rank(100) }
+    }
+}
+
+impl Spent {
+    pub(super) fn begin(watches: &[Watch]) -> Result<Self> {
+        let all = watches.iter().map(|watch| Ok((watch.name.clone(), watch.pid, ticks(watch.pid)?)));
+        Ok(Self { start: Instant::now(), before: all.collect::<Result<_>>()? })
+    }
+
+    fn ticks(&self) -> Result<Vec<u64>> {
+        self.before.iter().map(|(_, pid, before)| Ok(ticks(*pid)? - before)).collect()
+    }
+
+    /// As shares of one processor.
+    pub(super) fn said(&self) -> Result<String> {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let shares =
+            self.before.iter().zip(self.ticks()?).map(|((name, ..), ticks)| {
+                format!("{name} {:.0} %", ticks as f64 / TICKS_PER_SECOND / seconds * 100.0)
+            });
+        Ok(format!("{:.1} s, of a processor: {}", seconds, shares.collect::<Vec<_>>().join(", ")))
+    }
+}
+
+/// In user and kernel mode: fields 14 and 15, behind a name that ends with the last parenthesis.
+fn ticks(pid: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.map(|ticks| ticks.parse::<u64>().context("ticks")).sum()
+}
+
 /// A dead process has no such line; a process that was restarted has another PID.
 fn resident(pid: u32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
@@ -205,16 +291,16 @@ pub(super) fn meanwhile<T>(
     attack: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Served)> {
     let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let victim = || -> Result<Duration> {
-        let mut slowest = Duration::ZERO;
+    let victim = || -> Result<Vec<Duration>> {
+        let mut all = Vec::new();
         loop {
             let last = done.load(Ordering::Relaxed);
             let start = Instant::now();
             ask(namespace, to).with_context(|| format!("the victim's request {}", answered.load(Ordering::Relaxed)))?;
-            slowest = slowest.max(start.elapsed());
+            all.push(start.elapsed());
             answered.fetch_add(1, Ordering::Relaxed);
             if last {
-                return Ok(slowest);
+                return Ok(all);
             }
             thread::sleep(PAUSE);
         }
@@ -224,8 +310,11 @@ pub(super) fn meanwhile<T>(
         let attacked = attack();
         done.store(true, Ordering::Relaxed);
         let Ok(served) = victim.join() else { bail!("the victim panicked") };
-        let served = Served { answered: answered.load(Ordering::Relaxed), slowest: served? };
-        println!("        victim: {} answered, slowest {:?}", served.answered, served.slowest);
+        let served = Served::of(served?);
+        println!(
+            "        victim: {} answered, p50 {:?}, p99 {:?}, slowest {:?}",
+            served.answered, served.half, served.nearly_all, served.slowest
+        );
         Ok((attacked?, served))
     })
 }

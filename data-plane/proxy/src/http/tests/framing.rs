@@ -20,6 +20,9 @@ use Want::{Any, Refused, Seen};
 /// Fields, and which of what is there already they take the place of.
 type Fields = &'static [(&'static str, &'static str)];
 
+/// Kinds, flags and what is in them; in HEADERS a head that is in order.
+type Frames = &'static [(u8, u8, &'static str)];
+
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
 const PSEUDO: [(&str, &str); 4] = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/x")];
 
@@ -141,7 +144,7 @@ const TRAILERS: &[(&str, Fields, Want)] = &[
 ];
 
 /// A request, and what mustn't come behind it or doesn't end it.
-const ORDERS: &[(&str, &[(u8, u8, &str)], Want)] = &[
+const ORDERS: &[(&str, Frames, Want)] = &[
     ("DATA behind the end", &[(HEADERS, END_HEADERS | END_STREAM, ""), (DATA, END_STREAM, SMUGGLED)], Any),
     ("DATA behind its own end", &[(HEADERS, END_HEADERS, ""), (DATA, END_STREAM, "a"), (DATA, 0, SMUGGLED)], Any),
     ("HEADERS behind the end", &[(HEADERS, END_HEADERS | END_STREAM, ""), (HEADERS, END_HEADERS, "")], Any),
