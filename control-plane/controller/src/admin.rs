@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    listener,
+    listener::{self, Room},
     metrics::{self, Observed},
 };
 
@@ -47,8 +47,8 @@ impl Admin {
     }
 
     /// Serves until `stop`, then drains.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pages: Pages, stop: CancellationToken) {
-        listener::accept(listener, stop.clone(), |stream, _| {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, room: Room, pages: Pages, stop: CancellationToken) {
+        listener::accept(listener, room, stop.clone(), |stream, _, _| {
             let (admin, stop) = (Arc::clone(&self), stop.clone());
             async move {
                 let service = service_fn(move |request: Request<_>| {

@@ -12,12 +12,13 @@ use crate::{
     args::Args,
     authenticate::Authenticator,
     certificate::{self, OwnCertificate},
+    descriptors::Rooms,
     metrics::Observed,
     serve::{self, Proxies, Signals, bind},
     tokens::TokenFiles,
 };
 
-pub(crate) async fn run(args: Args) -> Result<()> {
+pub(crate) async fn run(args: Args, rooms: Rooms) -> Result<()> {
     let of = args.embedded;
     let (Some(config_dir), Some(tokens), Some(state)) = (of.config_dir, of.tokens, of.state) else {
         bail!("--config-dir, --tokens and --state go together");
@@ -35,7 +36,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 
     let observed = Observed::new(snapshots.clone(), problems, None);
     observed.sign_with(&authority);
-    let admin = tokio::spawn(Admin::new(observed.clone()).run(admin, Pages::All, observed.stop.clone()));
+    let admin = tokio::spawn(Admin::new(observed.clone()).run(admin, rooms.pages, Pages::All, observed.stop.clone()));
     let settings = Settings { trust_domain: args.trust_domain, roots: authority.roots(), anchor: authority.anchor() };
     let source = async move {
         let ended = folder::watch(config_dir, settings, snapshot_sender, problem_sender).await;
@@ -43,6 +44,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     let proxies = Proxies {
         listener,
+        room: rooms.proxies,
         certificate: OwnCertificate::new(Arc::clone(&authority), certificate::names(None))?,
         authority,
         authenticator: Arc::new(Authenticator::Files(TokenFiles::new(tokens, snapshots))),

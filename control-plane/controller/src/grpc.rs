@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use crate::{
     authenticate::{Authenticator, Refusal},
     certificate::OwnCertificate,
-    listener,
+    listener::{self, Guest, Room},
     tls::Tls,
 };
 
@@ -56,15 +56,15 @@ impl Server {
     }
 
     /// Serves until `stop`, then drains.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        listener::accept(listener, stop.clone(), |stream, peer| {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, room: Room, stop: CancellationToken) {
+        listener::accept(listener, room, stop.clone(), |stream, peer, guest| {
             let (server, stop) = (Arc::clone(&self), stop.clone());
-            async move { server.serve(stream, peer, stop).await }
+            async move { server.serve(stream, peer, guest, stop).await }
         })
         .await;
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: Guest, stop: CancellationToken) {
         let stream = tokio::select! {
             stream = self.tls.handshake(stream, peer) => stream,
             () = stop.cancelled() => None,
@@ -73,7 +73,7 @@ impl Server {
         let asked = CancellationToken::new();
         let service = service_fn(|request| {
             asked.cancel();
-            Arc::clone(&self).call(request, peer)
+            Arc::clone(&self).call(request, peer, guest.clone())
         });
         let mut connection = std::pin::pin!(self.http2.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
@@ -93,6 +93,7 @@ impl Server {
         self: Arc<Self>,
         mut request: Request<Incoming>,
         peer: SocketAddr,
+        guest: Guest,
     ) -> Result<Response<Body>, Infallible> {
         let principal = match self.authenticator.authenticate(request.headers(), peer).await {
             Ok(principal) => principal,
@@ -104,6 +105,7 @@ impl Server {
                 return Ok(Status::unavailable("tokens can't be checked for now").into_http());
             }
         };
+        guest.is_known_now();
         request.headers_mut().remove(header::AUTHORIZATION);
         request.extensions_mut().insert(principal.identity.clone());
         request.extensions_mut().insert(principal);
@@ -138,7 +140,7 @@ mod tests {
         let server = Server::new(own, Arc::new(Authenticator::Files(tokens)), Routes::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(server.run(listener, CancellationToken::new()));
+        tokio::spawn(server.run(listener, Room { known: 1, strangers: 1 }, CancellationToken::new()));
 
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()).unwrap();

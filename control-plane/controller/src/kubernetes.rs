@@ -31,6 +31,7 @@ use crate::{
     authenticate::Authenticator,
     certificate::{self, OwnCertificate},
     departures::Departures,
+    descriptors::Rooms,
     injector,
     metrics::{ClusterView, Observed},
     root_secret::{Loaded, RootSecret},
@@ -69,6 +70,7 @@ struct Mesh {
 struct Ports {
     grpc: TcpListener,
     webhook: TcpListener,
+    rooms: Rooms,
 }
 
 /// What is written to.
@@ -96,7 +98,7 @@ struct Roots {
     certificate: Arc<OwnCertificate>,
 }
 
-pub(crate) async fn run(args: Args) -> Result<()> {
+pub(crate) async fn run(args: Args, rooms: Rooms) -> Result<()> {
     let mut signals = Signals::new()?;
     let of = args.cluster;
     let injector = injector::load(of.injector_config.as_ref()).context("--injector-config")?;
@@ -104,6 +106,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let ports = Ports {
         grpc: bind(args.listen, "--listen").await?,
         webhook: bind(of.webhook_listen, "--webhook-listen").await?,
+        rooms,
     };
     let health = bind(of.health_listen, "--health-listen").await?;
     let admin = bind(args.admin, "--admin").await?;
@@ -114,8 +117,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     // From the beginning: whoever waits can see what for.
     let pages = Admin::new(mesh.observed.clone());
     let mut serving = JoinSet::new();
-    serving.spawn(Arc::clone(&pages).run(admin, Pages::All, mesh.end.clone()));
-    serving.spawn(pages.run(health, Pages::Health, mesh.end.clone()));
+    serving.spawn(Arc::clone(&pages).run(admin, rooms.pages, Pages::All, mesh.end.clone()));
+    serving.spawn(pages.run(health, rooms.pages, Pages::Health, mesh.end.clone()));
 
     let root = RootSecret::new(
         mesh.client.clone(),
@@ -227,7 +230,7 @@ impl Mesh {
         });
         let stop = webhook::Stop { drain: self.observed.stop.clone(), end: self.end.clone() };
         let webhook = self.webhook(injector, Arc::clone(&authority));
-        let mut webhook = tokio::spawn(webhook.run(ports.webhook, shown, stop));
+        let mut webhook = tokio::spawn(webhook.run(ports.webhook, ports.rooms.webhook, shown, stop));
         let source = {
             let (client, sinks, watches) = (self.client.clone(), outputs.sinks, outputs.watches);
             async move {
@@ -244,6 +247,7 @@ impl Mesh {
         };
         let proxies = Proxies {
             listener: ports.grpc,
+            room: ports.rooms.proxies,
             authority,
             certificate,
             authenticator: Arc::new(Authenticator::Reviews(Arc::clone(&self.reviews))),

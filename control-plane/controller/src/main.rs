@@ -9,6 +9,7 @@ mod authenticate;
 mod certificate;
 mod confidential;
 mod departures;
+mod descriptors;
 mod embedded;
 #[cfg(test)]
 mod fake;
@@ -51,6 +52,9 @@ fn main() -> anyhow::Result<()> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow!("another TLS provider is installed already"))?;
+    let rooms = descriptors::rooms();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async { if args.kubernetes { kubernetes::run(args).await } else { embedded::run(args).await } })
+    runtime.block_on(async {
+        if args.kubernetes { kubernetes::run(args, rooms).await } else { embedded::run(args, rooms).await }
+    })
 }

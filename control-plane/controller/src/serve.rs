@@ -17,8 +17,8 @@ use tokio::{
 use tonic::service::Routes;
 
 use crate::{
-    authenticate::Authenticator, certificate::OwnCertificate, departures::Departures, grpc::Server, metrics::Observed,
-    troubles::Troubles,
+    authenticate::Authenticator, certificate::OwnCertificate, departures::Departures, grpc::Server, listener::Room,
+    metrics::Observed, troubles::Troubles,
 };
 
 /// Lifetime of workload certificates.
@@ -33,6 +33,7 @@ pub(crate) struct Signals {
 /// What proxies are served by.
 pub(crate) struct Proxies {
     pub(crate) listener: TcpListener,
+    pub(crate) room: Room,
     pub(crate) authority: Arc<Authority>,
     pub(crate) certificate: Arc<OwnCertificate>,
     pub(crate) authenticator: Arc<Authenticator>,
@@ -92,7 +93,7 @@ pub(crate) async fn run(
     work: impl Future<Output = anyhow::Error>,
     signals: &mut Signals,
 ) -> Result<()> {
-    let Proxies { listener, authority, certificate, authenticator, departures, troubles } = proxies;
+    let Proxies { listener, room, authority, certificate, authenticator, departures, troubles } = proxies;
     let mut snapshots = observed.snapshots.clone();
     let mut routes = Routes::new(Ads::new(snapshots.clone(), Arc::clone(&observed.acks)))
         .add_service(Certificates::new(authority, WORKLOAD_TTL).into_service());
@@ -112,7 +113,7 @@ pub(crate) async fn run(
                 first = snapshots.wait_for(|snapshot| snapshot.generation > 0) => drop(first),
                 () = stop.cancelled() => {}
             }
-            server.run(listener, stop).await;
+            server.run(listener, room, stop).await;
         }
     });
     let mut source = tokio::spawn(source);

@@ -40,7 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authenticate::bearer,
-    injector, listener,
+    injector,
+    listener::{self, Guest, Room},
     tls::Tls,
     token_review::{ReviewError, TokenReviews},
     webhook_certificate::WebhookCertificate,
@@ -127,19 +128,20 @@ impl Webhook {
     pub(crate) async fn run(
         self: Arc<Self>,
         listener: TcpListener,
+        room: Room,
         certificate: Arc<WebhookCertificate>,
         stop: Stop,
     ) -> Result<()> {
         let tls = Arc::new(Tls::new(certificate, &[b"h2", b"http/1.1"])?);
-        listener::accept(listener, stop.end.clone(), |stream, peer| {
+        listener::accept(listener, room, stop.end.clone(), |stream, peer, guest| {
             let (webhook, tls, stop) = (Arc::clone(&self), Arc::clone(&tls), stop.clone());
-            async move { webhook.serve(stream, peer, &tls, stop).await }
+            async move { webhook.serve(stream, peer, &tls, guest, stop).await }
         })
         .await;
         Ok(())
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, tls: &Tls, stop: Stop) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, tls: &Tls, guest: Guest, stop: Stop) {
         let stream = tokio::select! {
             stream = tls.handshake(stream, peer) => stream,
             () = stop.end.cancelled() => None,
@@ -148,9 +150,13 @@ impl Webhook {
         let asked = CancellationToken::new();
         let service = service_fn(|request| {
             asked.cancel();
-            let webhook = Arc::clone(&self);
+            let (webhook, guest) = (Arc::clone(&self), guest.clone());
             async move {
                 let page = timeout(PATIENCE, webhook.answer(request)).await;
+                // API servers don't say who they are; whoever gets an answer is taken for one.
+                if page.as_ref().is_ok_and(|page| page.status() == StatusCode::OK) {
+                    guest.is_known_now();
+                }
                 Ok::<_, Infallible>(page.unwrap_or_else(|_| text(StatusCode::GATEWAY_TIMEOUT, "it took too long")))
             }
         });

@@ -16,6 +16,7 @@ mod http2;
 mod peer;
 pub(super) mod rig;
 mod slow;
+mod strangers;
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "hostile/http2-resets", run: http2::resets },
@@ -36,4 +37,5 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "hostile/garbage-headers", run: garbage::headers },
     Case { name: "hostile/many-names", run: garbage::many_names },
     Case { name: "hostile/controller", run: garbage::controller },
+    Case { name: "hostile/controller-descriptors", run: strangers::descriptors },
 ];

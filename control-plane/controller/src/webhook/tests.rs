@@ -28,6 +28,8 @@ use crate::{
 /// The name that API servers verify.
 const SERVICE: &str = "outrigger-controller.outrigger-system.svc";
 
+const ROOM: Room = Room { known: 1024, strangers: 1024 };
+
 struct Port {
     address: SocketAddr,
     root: CertificateDer<'static>,
@@ -94,7 +96,7 @@ impl Port {
         let stop = Stop { drain: CancellationToken::new(), end: CancellationToken::new() };
         let certificate = WebhookCertificate::new(own, files).unwrap();
         tokio::spawn(Arc::clone(&certificate).keep_fresh());
-        let task = tokio::spawn(Arc::clone(&webhook).run(listener, certificate, stop.clone()));
+        let task = tokio::spawn(Arc::clone(&webhook).run(listener, ROOM, certificate, stop.clone()));
         Self { address, root, webhook, namespaces, derived, stop, task }
     }
 

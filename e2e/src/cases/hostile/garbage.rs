@@ -273,16 +273,17 @@ pub(super) fn controller(machine: &Machine) -> Result<()> {
     // It has heard of this change while all of that is still open.
     let yaml = include_str!("hostile.yaml").replace("/redirect", "/moved");
     rig.mesh.write("hostile.yaml", &yaml)?;
-    wait_until("the route's change", Duration::from_secs(5), || moved(&rig).unwrap_or(false))?;
+    wait_until("the route's change", Duration::from_secs(5), || moved(&rig, "/moved").unwrap_or(false))?;
     ensure!(probe::get_here(controller.admin, "/readyz")?.status == 200, "the controller isn't ready");
     drop(half_open);
     check(&watches, 64)
 }
 
-fn moved(rig: &Rig) -> Result<bool> {
+/// Whether a path is redirected.
+pub(super) fn moved(rig: &Rig, path: &str) -> Result<bool> {
     let mut peer = rig.app_peer(server(81))?;
     peer.tcp().set_read_timeout(Some(CONNECT))?;
-    peer.write_all(b"GET /moved HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+    peer.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     peer.read_to_end(&mut answer)?;
     Ok(answer.starts_with(b"HTTP/1.1 302"))
