@@ -4,6 +4,7 @@
 //! the controller's business, and shows in status.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use outrigger_wire::limits::{REGEXES, REGEXES_SIZE};
 
 use crate::Object;
 
@@ -48,7 +49,8 @@ pub fn validate(object: &Object) -> Vec<FieldProblem> {
         Object::GrpcRoute(route) => gateway::grpc_route(&route.spec, &mut problems),
         Object::ReferenceGrant(grant) => gateway::reference_grant(&grant.spec, &mut problems),
     }
-    problems.0
+    problems.judge_regexes();
+    problems.found
 }
 
 fn metadata(object: &Object, problems: &mut Problems) {
@@ -81,7 +83,13 @@ fn metadata(object: &Object, problems: &mut Problems) {
 
 /// What was found so far.
 #[derive(Debug, Default)]
-pub(crate) struct Problems(Vec<FieldProblem>);
+pub(crate) struct Problems {
+    found: Vec<FieldProblem>,
+    /// How many regular expressions there were.
+    regexes: usize,
+    /// Those that are good by themselves, with their fields.
+    good_regexes: Vec<(String, String)>,
+}
 
 /// What is wrong with a text, and what to do about it.
 type Fault = (String, &'static str);
@@ -98,7 +106,7 @@ impl FieldProblem {
 
 impl Problems {
     fn add(&mut self, field: &str, problem: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(FieldProblem::new(field, problem, remedy));
+        self.found.push(FieldProblem::new(field, problem, remedy));
     }
 
     /// Adds the problem of a syntax check, if it found one.
@@ -112,6 +120,44 @@ impl Problems {
     fn check_each(&mut self, field: &str, list: &[String], check: fn(&str) -> Result<(), Fault>) {
         for (index, text) in list.iter().enumerate() {
             self.check(&format!("{field}[{index}]"), check(text));
+        }
+    }
+
+    /// Checks a regular expression, unless there were too many: it is the compiling that costs.
+    fn regex(&mut self, field: &str, pattern: &str) {
+        self.regexes += 1;
+        if self.regexes > REGEXES {
+            if self.regexes == REGEXES + 1 {
+                let problem = format!("the object has more than {REGEXES} regular expressions");
+                self.add(field, problem, "write several as one, such as /a|/b, or move rules to another object");
+            }
+            return;
+        }
+        match syntax::regex(pattern) {
+            Ok(()) => self.good_regexes.push((field.to_owned(), pattern.to_owned())),
+            fault => self.check(field, fault),
+        }
+    }
+
+    /// Adds a problem if the regular expressions are too large together: at the first that doesn't fit.
+    fn judge_regexes(&mut self) {
+        let all = std::mem::take(&mut self.good_regexes);
+        let fit = |count: usize| syntax::regexes_fit(all[..count].iter().map(|(_, pattern)| pattern.as_str()));
+        if fit(all.len()) {
+            return;
+        }
+        let counts: Vec<usize> = (1..=all.len()).collect();
+        let fitting = counts.partition_point(|count| fit(*count));
+        if let Some((field, _)) = all.get(fitting) {
+            let problem = format!(
+                "with this one the object's regular expressions take more than {} MiB once compiled",
+                REGEXES_SIZE >> 20
+            );
+            self.add(
+                field,
+                problem,
+                "use smaller repetitions, such as .* for .{0,1000}, or move rules to another object",
+            );
         }
     }
 

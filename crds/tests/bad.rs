@@ -539,3 +539,30 @@ fn kubernetes_and_gateway_api() {
         ],
     );
 }
+
+/// A route with as many matches by regular expression, two in each match.
+fn with_regexes(count: usize, regex: &str) -> String {
+    let header = format!("{{name: a, type: RegularExpression, value: '{regex}'}}");
+    let both = format!("{{path: {{type: RegularExpression, value: '{regex}'}}, headers: [{header}]}}");
+    let all = vec![both.as_str(); count / 2];
+    let rule =
+        |matches: &[&str]| format!("{{matches: [{}], backendRefs: [{{name: a, port: 80}}]}}", matches.join(", "));
+    let rules: Vec<String> = all.chunks(16).map(rule).collect();
+    let head = "apiVersion: outrigger.dev/v1alpha1, kind: MeshRoute, metadata: {name: a, namespace: shop}";
+    format!("{{{head}, spec: {{parentRefs: [{{name: a}}], rules: [{}]}}}}", rules.join(", "))
+}
+
+#[test]
+fn regular_expressions_are_limited_together() {
+    for (count, regex) in [(256, "/v[0-9]+/([a-z]|[0-9]){1,32}"), (16, "(a{100}){60}")] {
+        let (loaded, problems) = parse("f.yaml", &with_regexes(count, regex));
+        assert!(loaded.len() == 1 && problems.is_empty(), "{count} times {regex}: {problems:?}");
+    }
+    let many = with_regexes(400, "/a.*");
+    table(&[(&many, "spec.rules[8].matches[0].path.value", "more than 256 regular", "write several as one")]);
+    let (loaded, problems) = parse("f.yaml", &with_regexes(256, "(a{100}){60}"));
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(loaded.is_empty() && problem.to_string().contains("MeshRoute/shop/a: spec.rules["), "{problem}");
+    assert!(problem.field.ends_with(".value") && problem.problem.contains("more than 16 MiB"), "{problem}");
+    assert!(problem.remedy.contains("smaller repetitions"), "{problem}");
+}

@@ -14,7 +14,7 @@ use serde_json::Value;
 /// Our crates, and which of ours each may depend on directly.
 const MAY: &[(&str, &[&str])] = &[
     ("outrigger-wire", &[]),
-    ("outrigger-crds", &[]),
+    ("outrigger-crds", &["outrigger-wire"]),
     ("outrigger-core", &["outrigger-wire"]),
     ("outrigger-config", &["outrigger-core", "outrigger-wire"]),
     ("outrigger-dataplane", &["outrigger-core", "outrigger-wire"]),

@@ -16,10 +16,6 @@ use crate::{pod::Mode, refusal::Problems, refusal::line};
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
-/// Most regular expressions in one object. Each may take a proxy a megabyte, and us some milliseconds, of which there
-/// are few: the API server waits.
-const MAX_PATTERNS: usize = 256;
-
 /// Most problems that are told of one object.
 const MAX_PROBLEMS: usize = 20;
 
@@ -62,9 +58,6 @@ fn namespace(object: &Value) -> Judgement {
 }
 
 fn ours(object: &Value) -> Judgement {
-    if let Some(problem) = patterns(object) {
-        return refused(&[problem]);
-    }
     match read_value(object.clone()) {
         Ok(_) => Judgement::default(),
         Err(problems) => refused(&problems),
@@ -78,9 +71,6 @@ fn gateway(kind: &str, object: &Value) -> Judgement {
     let parents = object["spec"]["parentRefs"].as_array().map(Vec::as_slice).unwrap_or_default();
     if kind != "ReferenceGrant" && !parents.iter().any(of_mesh) {
         return Judgement::default();
-    }
-    if let Some(problem) = patterns(object) {
-        return refused(&[problem]);
     }
     let mut judged = match read_value(object.clone()) {
         Ok(_) => Judgement::default(),
@@ -130,25 +120,6 @@ fn without_effect(object: &Value) -> Vec<String> {
         }
     }
     warnings
-}
-
-/// Bounds what checking an object costs, before it is checked.
-fn patterns(object: &Value) -> Option<FieldProblem> {
-    fn count(value: &Value) -> usize {
-        match value {
-            Value::Object(fields) => {
-                usize::from(value["type"] == "RegularExpression") + fields.values().map(count).sum::<usize>()
-            }
-            Value::Array(items) => items.iter().map(count).sum(),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-        }
-    }
-    let found = count(&object["spec"]);
-    (found > MAX_PATTERNS).then(|| FieldProblem {
-        field: "spec.rules".to_owned(),
-        problem: format!("it has {found} regular expressions, at most {MAX_PATTERNS}"),
-        remedy: "use PathPrefix and Exact, or several objects".to_owned(),
-    })
 }
 
 fn refused(problems: &[FieldProblem]) -> Judgement {

@@ -80,7 +80,7 @@ fn named_matches(path: &str, list: &[NamedMatch], headers: bool, problems: &mut 
             problems.check(&format!("{path}[{index}].name"), syntax::header_name(&matches.name));
         }
         if matches.r#type == MatchType::RegularExpression {
-            problems.check(&format!("{path}[{index}].value"), syntax::regex(&matches.value));
+            problems.regex(&format!("{path}[{index}].value"), &matches.value);
         }
     }
 }
@@ -134,7 +134,7 @@ fn grpc_match(path: &str, matches: &GrpcRouteMatch, problems: &mut Problems) {
     for (name, value) in [("service", &method.service), ("method", &method.method)] {
         let (Some(value), path) = (value, format!("{path}.method.{name}")) else { continue };
         match method.r#type {
-            MatchType::RegularExpression => problems.check(&path, syntax::regex(value)),
+            MatchType::RegularExpression => problems.regex(&path, value),
             MatchType::Exact => {
                 let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || (b == b'.' && name == "service");
                 if value.is_empty() || !value.bytes().all(word) {

@@ -84,7 +84,7 @@ fn mesh_match(path: &str, matches: &MeshRouteMatch, problems: &mut Problems) {
 pub(crate) fn path_match(path: &str, matches: &PathMatch, problems: &mut Problems) {
     let path = format!("{path}.value");
     match matches.r#type {
-        PathMatchType::RegularExpression => problems.check(&path, syntax::regex(&matches.value)),
+        PathMatchType::RegularExpression => problems.regex(&path, &matches.value),
         PathMatchType::Exact | PathMatchType::PathPrefix => problems.check(&path, syntax::path(&matches.value)),
     }
 }
@@ -99,7 +99,7 @@ pub(crate) fn key_matches(path: &str, list: &[KeyMatch], name: fn(&str) -> Resul
             (KeyMatchType::Present | KeyMatchType::Absent, Some(_)) => {
                 problems.add(&path, format!("type {:?} compares no value", matches.r#type), "remove it");
             }
-            (KeyMatchType::RegularExpression, Some(value)) => problems.check(&path, syntax::regex(value)),
+            (KeyMatchType::RegularExpression, Some(value)) => problems.regex(&path, value),
             (KeyMatchType::Exact | KeyMatchType::Prefix, Some(_)) => {}
             (KeyMatchType::Exact | KeyMatchType::Prefix | KeyMatchType::RegularExpression, None) => {
                 problems.add(&path, "it is missing", "say what is compared, or set type to Present");

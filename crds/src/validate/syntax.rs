@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use outrigger_wire::limits::{REGEX_LENGTH, REGEX_SIZE, REGEXES_SIZE};
+
 use super::Fault;
 
 type Checked = Result<(), Fault>;
@@ -236,10 +238,11 @@ pub(crate) fn path_pattern(text: &str) -> Checked {
 
 /// A pattern that the proxies' linear-time engine takes, under their limits.
 pub(crate) fn regex(text: &str) -> Checked {
-    if text.len() > 1024 {
+    if text.len() > REGEX_LENGTH {
         return Err((format!("the regular expression has {} bytes", text.len()), "write at most 1024"));
     }
-    let build = |pattern: &str| regex::RegexBuilder::new(pattern).size_limit(1 << 20).dfa_size_limit(1 << 20).build();
+    let build =
+        |pattern: &str| regex::RegexBuilder::new(pattern).size_limit(REGEX_SIZE).dfa_size_limit(REGEX_SIZE).build();
     // By itself first: "a)|(b" would be one between brackets, and then not anchored.
     match build(text).and_then(|_| build(&format!("^(?:{text})$"))) {
         Ok(_) => Ok(()),
@@ -254,6 +257,15 @@ pub(crate) fn regex(text: &str) -> Checked {
             Err((format!("not a regular expression: {reason}"), "write RE2 syntax: no look-around, no back-references"))
         }
     }
+}
+
+/// Whether good patterns stay within what all of one object may take.
+pub(crate) fn regexes_fit<'a>(patterns: impl ExactSizeIterator<Item = &'a str>) -> bool {
+    patterns.len() * REGEX_SIZE <= REGEXES_SIZE
+        || regex::RegexSetBuilder::new(patterns.map(|pattern| format!("^(?:{pattern})$")))
+            .size_limit(REGEXES_SIZE)
+            .build()
+            .is_ok()
 }
 
 #[cfg(test)]

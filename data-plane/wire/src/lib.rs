@@ -4,6 +4,7 @@
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod identity;
+pub mod limits;
 pub mod names;
 pub mod proto;
 pub mod tunnel;

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{host::host_of, path};
 
+mod regexes;
 mod route;
+
+use regexes::regex;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const EJECTION_FAILURES: u32 = 5;
@@ -20,10 +23,6 @@ const EJECTION_BASE: Duration = Duration::from_secs(10);
 const EJECTION_MAX_PERCENT: u32 = 50;
 const RETRY_BUDGET_PERCENT: u32 = 20;
 const RETRY_BACKOFF: Duration = Duration::from_millis(25);
-
-/// Longest regex in bytes, and how much memory the compiled one may take.
-const REGEX_LENGTH: usize = 1024;
-const REGEX_SIZE: usize = 1 << 20;
 
 /// A [`CompileError`] before the resource's name is known.
 struct Problem {
@@ -199,6 +198,7 @@ fn probes(messages: Vec<wire::Probe>) -> Checked<Vec<Probe>> {
 }
 
 fn access_policy(message: wire::AccessPolicy) -> Checked<AccessPolicy> {
+    regexes::judge_policy(&message)?;
     Ok(AccessPolicy {
         name: message.name.into(),
         action: known("policies.action", message.action)?,
@@ -352,19 +352,6 @@ fn principal(message: wire::Principal) -> Checked<Principal> {
         }
         Some(Kind::Namespace(_) | Kind::Authenticated(false)) | None => Err(problem("principal", "names nobody")),
     }
-}
-
-fn regex(field: &'static str, pattern: &str) -> Checked<Box<regex::Regex>> {
-    if pattern.len() > REGEX_LENGTH {
-        return Err(problem(field, format_args!("is longer than {REGEX_LENGTH} bytes")));
-    }
-    let build = |pattern: &str| {
-        let built = regex::RegexBuilder::new(pattern).size_limit(REGEX_SIZE).dfa_size_limit(REGEX_SIZE).build();
-        built.map_err(|error| problem(field, error))
-    };
-    // By itself first: "a)|(?:b" is no regex, but would be one between the brackets, and then not anchored.
-    build(pattern)?;
-    build(&format!("^(?:{pattern})$")).map(Box::new)
 }
 
 // === scalars ===

@@ -7,7 +7,7 @@ use outrigger_wire::{names::headers::PREFIX, proto::config as wire};
 
 use super::{
     Checked, duration, each, hash_key, header_match, header_name, key_match, method, name, path_match, port, principal,
-    problem, retry,
+    problem, regexes, retry,
 };
 use crate::{
     config::{
@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub(super) fn table(message: wire::RouteTable) -> Checked<RouteTable> {
+    regexes::judge_table(&message)?;
     let rules: Vec<_> = message.rules.into_iter().map(|message| rule(message).map(Arc::new)).collect::<Checked<_>>()?;
     let entry = |message: wire::RouteEntry| match message.rule as usize {
         rule if rule < rules.len() => {

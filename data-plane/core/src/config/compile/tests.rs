@@ -227,6 +227,50 @@ fn regexes_match_whole_values() {
 }
 
 #[test]
+fn regexes_are_limited_by_object() {
+    use wire::path_match::Pattern;
+    let table = |of: &[(&str, &[String])]| {
+        let named = |name: &str| wire::RouteRule { name: format!("{name}#0"), ..Default::default() };
+        let entries = of.iter().zip(0..).flat_map(|((_, patterns), rule)| {
+            let entry = move |pattern: &String| {
+                let path = Some(path(Pattern::Regex(pattern.clone())));
+                wire::RouteEntry { r#match: Some(wire::RouteMatch { path, ..Default::default() }), rule }
+            };
+            patterns.iter().map(entry)
+        });
+        let (entries, rules) = (entries.collect(), of.iter().map(|(name, _)| named(name)).collect());
+        Service::compile(wire::Service {
+            route_tables: vec![wire::RouteTable { entries, rules, ..Default::default() }],
+            ..message()
+        })
+    };
+    let many = |count: usize, regex: &str| (0..count).map(|n| format!("/{n}{regex}")).collect::<Vec<_>>();
+    // Each owner has a limit of its own, and what is there several times counts once.
+    let (few, same) = (many(256, "/.*"), vec!["/a.*".to_owned(); 300]);
+    table(&[("MeshRoute/shop/a", &few), ("MeshRoute/shop/b", &few), ("MeshRoute/shop/c", &same)]).unwrap();
+    let refused = |of: &[(&str, &[String])], object: &str| {
+        let error = table(of).unwrap_err();
+        assert_eq!((&*error.resource, error.field), ("shop/cart", "route_tables.entries"));
+        assert!(error.to_string().contains(object), "{error}");
+    };
+    refused(
+        &[("MeshRoute/shop/a", &few), ("MeshRoute/shop/b", &many(257, "/.*"))],
+        "MeshRoute/shop/b has more than 256",
+    );
+    refused(
+        &[("MeshRoute/shop/a", &few), ("MeshRoute/shop/b", &many(256, "(a{100}){60}"))],
+        "of MeshRoute/shop/b take",
+    );
+
+    let with_paths = |patterns: Vec<String>| {
+        let paths = patterns.into_iter().map(|pattern| path(Pattern::Regex(pattern))).collect();
+        Inbound::compile(with_access(wire::AccessRule { paths, ..Default::default() }))
+    };
+    with_paths(few).unwrap();
+    assert_eq!(with_paths(many(257, "/.*")).unwrap_err().field, "policies.rules");
+}
+
+#[test]
 fn what_matches_is_normalised_like_requests() {
     use wire::path_match::Pattern;
     for (pattern, path, expected) in [
