@@ -59,6 +59,8 @@ pub struct Limits {
 const KEPT: usize = 256;
 /// And each worker's: its event loop and listening sockets.
 const KEPT_BY_WORKER: usize = 24;
+/// As many identities together may take all connections of a shared proxy.
+const SHARES: usize = 8;
 /// However few there are.
 const LEAST: usize = 16;
 
@@ -99,7 +101,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16 * 1024,
-            per_identity: 2 * 1024,
+            per_identity: 16 * 1024 / SHARES,
             handshake: Duration::from_secs(10),
             request_head: Duration::from_secs(10),
             idle: Duration::from_secs(3600),
@@ -126,8 +128,8 @@ impl Limits {
         if connections == self.connections {
             return Self { pipes, ..self };
         }
-        // The same share of less.
-        let share = (self.per_identity.saturating_mul(connections) / self.connections).max(1);
+        // A setting of more than the usual share stays the same share.
+        let share = (connections / SHARES).max(self.per_identity.saturating_mul(connections) / self.connections);
         Self { connections, pipes, per_identity: share.min(self.per_identity), ..self }
     }
 }
@@ -247,6 +249,8 @@ mod tests {
         // It is served as long as it can be.
         let few = within(64, 1);
         assert_eq!((few.connections, few.per_identity), (LEAST, 2));
+        let wanted = Limits { per_identity: 20, ..Limits::default() }.within(1024, 1);
+        assert_eq!(wanted.per_identity, 20);
         let many = Limits { per_identity: 1 << 20, ..Limits::default() }.within(1024, 1);
         assert_eq!(many.per_identity, (1 << 20) * 308 / (16 * 1024));
     }

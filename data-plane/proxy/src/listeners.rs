@@ -146,12 +146,6 @@ pub async fn connect_app(destination: SocketAddr, mark: Option<u32>) -> io::Resu
     upstream_socket(destination, mark)?.connect(destination).await
 }
 
-/// Whether it is this process or its machine that has no descriptor left.
-pub(crate) fn no_descriptors(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
-}
-
 /// Makes the end of `stream` a reset, so that the peer sees a failure and not a short answer; or doesn't any more.
 pub(crate) fn reset_at_end(stream: &TcpStream, reset: bool) {
     // A socket that refuses the option is closed anyhow.

@@ -27,7 +27,7 @@ use crate::{
     http::{Arriving, Relay},
     http1,
     http2::{self, Full, Settings},
-    listeners::{give_up_after, no_descriptors, upstream_socket},
+    listeners::{give_up_after, upstream_socket},
     stream::Link,
     sys::is_unacknowledged,
     telemetry::Side,
@@ -200,21 +200,7 @@ impl Pool {
     ) -> Result<Link, UpstreamError> {
         // Boxed: rare, and by far the largest part of what every request's future would hold.
         let dialled = tokio::time::timeout(limit, Box::pin(dial(&self.engine, target, name))).await;
-        if let Ok(Err(UpstreamError::Connect(error))) = &dialled
-            && no_descriptors(error)
-        {
-            self.give_up_idle();
-        }
         dialled.unwrap_or(Err(UpstreamError::ConnectTimeout))
-    }
-
-    /// Closes what carries nothing now: others need the room.
-    pub(crate) fn give_up_idle(&self) {
-        self.http1.borrow_mut().clear();
-        self.http2.borrow_mut().retain(|_, peer| {
-            peer.connections.borrow_mut().retain(|it| it.streams.get() > 0);
-            !peer.connections.borrow().is_empty() || Rc::strong_count(peer) > 1
-        });
     }
 
     /// Closes what has been idle for long.

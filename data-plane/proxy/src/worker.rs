@@ -17,7 +17,7 @@ use crate::{
     drain::Drain,
     engine::{Engine, Role},
     inbound,
-    listeners::{Listeners, keep_alive, no_descriptors},
+    listeners::{Listeners, keep_alive},
     outbound,
     pool::Pool,
     series::SeriesCache,
@@ -225,9 +225,6 @@ async fn listen(worker: Rc<Worker>, port: Port, socket: std::net::TcpListener, m
                 Ok((stream, _)) => take(&worker, port, stream),
                 Err(error) => {
                     tracing::warn!(%error, ?port, "accept failed");
-                    if no_descriptors(&error) {
-                        worker.pool.give_up_idle();
-                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
