@@ -17,6 +17,7 @@ use outrigger_dataplane::{
     admin::{self, Admin, Alive, Departure, Extra, Readiness},
     listeners::bind_address,
     memory::{self, Trimmer},
+    pressure::{self, Cgroup, Level},
     telemetry::Metrics,
     tls::MeshTls,
     worker::Workers,
@@ -218,6 +219,16 @@ impl Base {
             departure: None,
             more: Box::new(Default::default),
         }
+    }
+
+    /// How much memory there is, from now on.
+    pub(crate) fn memory(&self) -> watch::Receiver<Level> {
+        let level = watch::Sender::new(Level::Calm);
+        let seen = level.subscribe();
+        if let Some(cgroup) = Cgroup::own() {
+            tokio::spawn(pressure::follow(cgroup, level, self.metrics.clone()));
+        }
+        seen
     }
 
     /// From now on it is alive only if these are.

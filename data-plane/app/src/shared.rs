@@ -26,7 +26,7 @@ pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
     let listeners =
         (0..settings.workers).map(|worker| all.for_worker(worker, settings.workers)).collect::<std::io::Result<_>>()?;
     let accept = watch::Sender::new(false);
-    let workers = Workers::start(&engine, listeners, &accept.subscribe(), &base.drain.subscribe())?;
+    let workers = Workers::start(&engine, listeners, &accept.subscribe(), &base.drain.subscribe(), &base.memory())?;
     base.lives_by(&workers);
     let mut ready = base.ready.clone();
     let serve = async {

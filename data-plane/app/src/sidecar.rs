@@ -33,7 +33,7 @@ pub(crate) async fn run(settings: Settings, levels: Levels) -> Result<()> {
     let listeners = (0..settings.workers)
         .map(|worker| session.listeners.for_worker(worker, settings.workers))
         .collect::<std::io::Result<Vec<_>>>()?;
-    let workers = Workers::start(&engine, listeners, &accept.subscribe(), &base.drain.subscribe())?;
+    let workers = Workers::start(&engine, listeners, &accept.subscribe(), &base.drain.subscribe(), &base.memory())?;
 
     base.lives_by(&workers);
     let heartbeat = move || {

@@ -40,7 +40,8 @@ pub(crate) async fn accept_plain(worker: &Rc<Worker>, stream: TcpStream) {
         worker.engine.metrics.connection_shed();
         return tracing::debug!(%source, "too many connections of plaintext: closed");
     };
-    serve_plain(worker, &worker.drain, stream, App::Here(original.ip()), source.ip(), original).await;
+    let drain = worker.drain_with(None);
+    serve_plain(worker, &drain, stream, App::Here(original.ip()), source.ip(), original).await;
 }
 
 /// Serves plaintext, here or for a pod whose guard passed it on, until `drain`.
@@ -106,7 +107,7 @@ pub(crate) async fn serve_plain<S: Io>(
 pub(crate) async fn accept_mesh(worker: &Rc<Worker>, stream: TcpStream) {
     let (Ok(source), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let Some((stream, peer, protocol)) = handshake(worker, stream, ServerAlpn::Pod).await else { return };
-    let drain = worker.drain_with(&stream);
+    let drain = worker.drain_with(stream.root());
     serve_mesh(worker, &drain, stream, App::Here(here.ip()), peer, source.ip(), protocol).await;
 }
 

@@ -21,6 +21,7 @@ pub mod listeners;
 pub mod memory;
 mod outbound;
 mod pool;
+pub mod pressure;
 mod pump;
 pub mod redirect;
 mod series;

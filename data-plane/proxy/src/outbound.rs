@@ -15,7 +15,7 @@ use crate::{
     drain::Drain,
     engine::Role,
     guard::capture,
-    http::{Caller, Departure, forward, serve_http1, serve_http2, turned_away},
+    http::{Caller, Departure, RequestError, forward, serve_http1, serve_http2, turned_away},
     listeners::original_destination,
     pump::pump,
     stream::{Io, Prefixed},
@@ -38,7 +38,12 @@ pub(crate) async fn accept(worker: &Rc<Worker>, mut stream: TcpStream) {
         return capture::answer(&mut stream).await;
     }
     let caller = Caller { identity: worker.engine.tls.identity(), address: source.ip(), acting: false };
-    serve(worker, &worker.drain, stream, caller, source, original).await;
+    let drain = worker.drain_with(None);
+    if worker.is_tight() {
+        let Some(_told) = worker.admit_told() else { return };
+        return turn_away(worker, &drain, stream, caller, original, || RequestError::NoMemory).await;
+    }
+    serve(worker, &drain, stream, caller, source, original).await;
 }
 
 /// Carries one outbound connection on behalf of `caller`, until `drain`.
@@ -105,6 +110,7 @@ pub(crate) async fn turn_away<S: Io>(
     mut stream: S,
     caller: Caller,
     original: SocketAddr,
+    why: fn() -> RequestError,
 ) {
     // Who is shed keeps nothing open for long.
     let limit = worker.engine.limits.request_head;
@@ -115,11 +121,12 @@ pub(crate) async fn turn_away<S: Io>(
     match opening {
         Ok(Opening::Http(Detected::Http2, read)) => {
             let stream = Prefixed::new(read, stream);
-            serve_http2(worker, drain, stream, limit, move |request| turned_away(handle_from.clone(), request)).await;
+            serve_http2(worker, drain, stream, limit, move |request| turned_away(handle_from.clone(), request, why()))
+                .await;
         }
         Ok(Opening::Http(_, read)) => {
             serve_http1(worker, drain, Prefixed::new(read, stream), limit, &from.quiet, |request| {
-                turned_away(handle_from.clone(), request)
+                turned_away(handle_from.clone(), request, why())
             })
             .await;
         }

@@ -203,6 +203,15 @@ impl Pool {
         dialled.unwrap_or(Err(UpstreamError::ConnectTimeout))
     }
 
+    /// Closes what carries nothing now: others need the room.
+    pub(crate) fn give_up_idle(&self) {
+        self.http1.borrow_mut().clear();
+        self.http2.borrow_mut().retain(|_, peer| {
+            peer.connections.borrow_mut().retain(|it| it.streams.get() > 0);
+            !peer.connections.borrow().is_empty() || Rc::strong_count(peer) > 1
+        });
+    }
+
     /// Closes what has been idle for long.
     pub(crate) fn sweep(&self) {
         let (now, epoch) = (Instant::now(), self.engine.tls.epoch());

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     drain::Drain,
-    http::{App, Caller},
+    http::{App, Caller, RequestError},
     inbound, outbound,
     tls::{ServerAlpn, TlsStream},
     worker::{MeshProtocol, Worker},
@@ -45,7 +45,7 @@ async fn serve(worker: &Rc<Worker>, stream: TlsStream, guard: SpiffeId, source: 
     let destination = header.destination();
     // The pod whose guard this is, as TLS over TCP shows it; the header's addresses are the guard's word alone.
     let pod = source.ip().to_canonical();
-    let drain = &worker.drain_with(&stream);
+    let drain = &worker.drain_with(stream.root());
     let Some(_share) = worker.engine.shares.admit(&guard, worker.engine.limits.per_identity) else {
         return shed(worker, drain, stream, guard, pod, header).await;
     };
@@ -88,7 +88,7 @@ async fn shed(
     let GuardHeader::Outbound { destination, .. } = header else { return };
     let Some(_told) = worker.engine.shares.admit(&guard, limit + (limit / 8).max(LEAST_TOLD)) else { return };
     let caller = Caller { identity: Some(guard), address: pod, acting: true };
-    outbound::turn_away(worker, drain, stream, caller, destination).await;
+    outbound::turn_away(worker, drain, stream, caller, destination, || RequestError::Shed).await;
 }
 
 /// The pod that the guard speaks for: its own, by identity and by the address that it connects from. Pods must

@@ -1,7 +1,14 @@
 //! One thread per core: its own runtime, its own listening sockets, its own upstream pool. What it accepts it
 //! finishes.
 
-use std::{cell::RefCell, io, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use outrigger_wire::names::alpn;
@@ -9,21 +16,22 @@ use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
-    task::LocalSet,
+    task::{JoinSet, LocalSet},
 };
 
 use crate::{
     chunk,
     drain::Drain,
-    engine::{Engine, Role},
+    engine::{ActiveConnections, Admitted, Engine, Role},
     inbound,
     listeners::{Listeners, keep_alive},
     outbound,
     pool::Pool,
+    pressure::Level,
     series::SeriesCache,
     shared, splice, tcp,
     telemetry::Listener,
-    tls::{Root, TlsStream},
+    tls::Root,
 };
 
 /// The running workers.
@@ -40,8 +48,13 @@ pub(crate) struct Worker {
     pub(crate) server_first: tcp::ServerFirst,
     rng: RefCell<SmallRng>,
     pub(crate) drain: Drain,
-    /// Raised with the worker's own, or when the root is retired.
-    drains: RefCell<Vec<(Arc<Root>, Drain)>>,
+    /// Those of connections whose peer this root vouches for, or nobody. Raised with the worker's own, when the root is
+    /// retired, or when memory runs out; who comes then gets another.
+    drains: RefCell<Vec<(Option<Arc<Root>>, Drain)>>,
+    connections: RefCell<JoinSet<()>>,
+    level: Cell<Level>,
+    /// Those whose app is told that there is no memory.
+    told: ActiveConnections,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,12 +74,15 @@ impl Port {
     }
 }
 
+/// Connections of its own app that a proxy without memory still answers.
+const TOLD: usize = 64;
+
 /// Pause after an accept error such as EMFILE, which would come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 
 impl Workers {
     /// Starts one thread per entry of `listeners`. They accept while `accept` is true, and finish what they have
-    /// once `drain` is.
+    /// once `drain` is. What they take goes by `memory`.
     ///
     /// # Errors
     /// If a thread or its runtime can't be made.
@@ -75,14 +91,15 @@ impl Workers {
         listeners: Vec<Listeners>,
         accept: &watch::Receiver<bool>,
         drain: &watch::Receiver<bool>,
+        memory: &watch::Receiver<Level>,
     ) -> io::Result<Self> {
         let mut pulses = Vec::new();
         for (index, listeners) in listeners.into_iter().enumerate() {
             let (pulse, pulsed) = mpsc::unbounded_channel();
-            let (engine, accept, drain) = (engine.clone(), accept.clone(), drain.clone());
+            let (engine, accept, drain, memory) = (engine.clone(), accept.clone(), drain.clone(), memory.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                LocalSet::new().block_on(&runtime, run(engine, listeners, pulsed, accept, drain));
+                LocalSet::new().block_on(&runtime, run(engine, listeners, pulsed, accept, drain, memory));
             })?;
             pulses.push(pulse);
         }
@@ -116,35 +133,60 @@ impl Worker {
             rng: RefCell::new(SmallRng::from_os_rng()),
             drain: Drain::default(),
             drains: RefCell::default(),
+            connections: RefCell::default(),
+            level: Cell::new(Level::Calm),
+            told: ActiveConnections::default(),
             engine,
         }
     }
 
-    /// Raised when this connection is to end: with the worker, or with the root that vouches for its peer.
-    pub(crate) fn drain_with(&self, stream: &TlsStream) -> Drain {
-        let Some(root) = stream.root() else { return self.drain.clone() };
+    /// Raised when connections are to end whose peer `root` vouches for.
+    pub(crate) fn drain_with(&self, root: Option<&Arc<Root>>) -> Drain {
         let mut drains = self.drains.borrow_mut();
-        if let Some((_, drain)) = drains.iter().find(|(known, _)| Arc::ptr_eq(known, root)) {
+        let same = |known: &Option<Arc<Root>>| known.as_ref().map(Arc::as_ptr) == root.map(Arc::as_ptr);
+        if let Some((_, drain)) = drains.iter().find(|(known, _)| same(known)) {
             return drain.clone();
         }
         let drain = Drain::default();
-        if self.drain.is_raised() || root.is_retired() {
+        if self.drain.is_raised() || root.is_some_and(|root| root.is_retired()) {
             drain.raise();
         } else {
-            drains.push((root.clone(), drain.clone()));
+            drains.push((root.cloned(), drain.clone()));
         }
         drain
     }
 
-    /// Has all connections end, or those alone whose peer nobody vouches for any more.
-    fn end(&self, all: bool) {
-        if all {
-            self.drain.raise();
-        }
-        let ending = self.drains.borrow_mut().extract_if(.., |(root, _)| all || root.is_retired()).collect::<Vec<_>>();
+    /// Has connections end, by whom vouches for their peers.
+    fn end(&self, which: impl Fn(Option<&Root>) -> bool) {
+        let ending: Vec<_> = self.drains.borrow_mut().extract_if(.., |(root, _)| which(root.as_deref())).collect();
         for (_, drain) in ending {
             drain.raise();
         }
+    }
+
+    /// Takes no more than there is memory for.
+    fn press(&self, level: Level) {
+        self.level.set(level);
+        if level == Level::Calm {
+            return;
+        }
+        self.pool.give_up_idle();
+        self.end(|_| true);
+        if level == Level::Critical {
+            self.connections.borrow_mut().abort_all();
+        }
+        chunk::trim();
+    }
+
+    /// Whether there is no memory for more.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.level.get() > Level::Calm
+    }
+
+    /// The right to say so, as long as that doesn't take too much either.
+    pub(crate) fn admit_told(&self) -> Option<Admitted> {
+        self.engine.metrics.connection_shed();
+        self.told.admit(TOLD)
     }
 
     pub(crate) fn random(&self) -> u32 {
@@ -159,6 +201,7 @@ async fn run(
     mut pulsed: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     accept: watch::Receiver<bool>,
     drain: watch::Receiver<bool>,
+    memory: watch::Receiver<Level>,
 ) {
     splice::allow(engine.limits.pipes);
     let worker = Rc::new(Worker::new(engine));
@@ -170,19 +213,36 @@ async fn run(
         }
     }
     tokio::task::spawn_local(sweep(worker.clone()));
-    tokio::task::spawn_local(end(worker.clone(), drain));
+    tokio::task::spawn_local(end(worker.clone(), drain, memory));
     while let Some(answer) = pulsed.recv().await {
         let _ = answer.send(());
     }
 }
 
-/// Has connections end: with the root that vouches for their peers, and all of them when the process does.
-pub(crate) async fn end(worker: Rc<Worker>, mut drain: watch::Receiver<bool>) {
+/// Has connections end: with the root that vouches for their peers, when memory runs out, and when the process ends.
+pub(crate) async fn end(worker: Rc<Worker>, mut drain: watch::Receiver<bool>, mut memory: watch::Receiver<Level>) {
     let mut retirements = worker.engine.tls.retirements();
+    let mut watched = true;
     loop {
         tokio::select! {
-            on = drain.wait_for(|on| *on) => return if on.is_ok() { worker.end(true) },
-            retired = retirements.changed() => if retired.is_ok() { worker.end(false) } else { return },
+            on = drain.wait_for(|on| *on) => {
+                if on.is_ok() {
+                    worker.drain.raise();
+                    worker.end(|_| true);
+                }
+                return;
+            }
+            retired = retirements.changed() => match retired {
+                Ok(()) => worker.end(|root| root.is_some_and(Root::is_retired)),
+                Err(_) => return,
+            },
+            changed = memory.changed(), if watched => match changed {
+                Ok(()) => {
+                    let level = *memory.borrow_and_update();
+                    worker.press(level);
+                }
+                Err(_) => watched = false,
+            },
         }
     }
 }
@@ -193,6 +253,7 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         worker.pool.sweep();
+        while worker.connections.borrow_mut().try_join_next().is_some() {}
         chunk::trim();
     }
 }
@@ -232,17 +293,21 @@ async fn listen(worker: Rc<Worker>, port: Port, socket: std::net::TcpListener, m
     }
 }
 
-/// Starts the task of one connection, unless there are too many.
+/// Starts the task of one connection, unless there are too many, or there is no memory for it.
 fn take(worker: &Rc<Worker>, port: Port, stream: TcpStream) {
-    let Some(admitted) = worker.engine.active.admit(worker.engine.limits.connections) else {
+    // The pod's own app is told so.
+    let room = !worker.is_tight() || matches!(port, Port::Outbound);
+    let Some(admitted) = worker.engine.active.admit(worker.engine.limits.connections).filter(|_| room) else {
         worker.engine.metrics.connection_shed();
         return tracing::debug!(?port, "too many connections: closed");
     };
     let _ = stream.set_nodelay(true);
     keep_alive(&stream);
     let counted = worker.engine.metrics.connections(port.listener()).open();
+    let mut connections = worker.connections.borrow_mut();
+    while connections.try_join_next().is_some() {}
     let worker = worker.clone();
-    tokio::task::spawn_local(async move {
+    connections.spawn_local(async move {
         match (port, worker.engine.role) {
             (Port::Outbound, _) => outbound::accept(&worker, stream).await,
             (Port::Inbound, _) => inbound::accept_plain(&worker, stream).await,

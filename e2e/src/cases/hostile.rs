@@ -13,6 +13,7 @@ mod frames;
 mod garbage;
 mod http1;
 mod http2;
+mod memory;
 mod peer;
 pub(super) mod rig;
 mod slow;
@@ -32,6 +33,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "hostile/idle", run: slow::idle },
     Case { name: "hostile/descriptors", run: slow::descriptors },
     Case { name: "hostile/few-descriptors", run: few::few },
+    Case { name: "hostile/memory", run: memory::memory },
     Case { name: "hostile/split-client-hello", run: garbage::split_client_hello },
     Case { name: "hostile/garbage-bytes", run: garbage::bytes },
     Case { name: "hostile/garbage-headers", run: garbage::headers },

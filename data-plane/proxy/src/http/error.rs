@@ -42,6 +42,8 @@ pub(crate) enum RequestError {
     Overload,
     #[error("a shared proxy carries as many connections of this identity as it may")]
     Shed,
+    #[error("this proxy's memory is used up: it takes no more for now")]
+    NoMemory,
 }
 
 /// Which side is to blame.
@@ -74,7 +76,7 @@ impl RequestError {
             Self::Fault(status) => *status,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(UpstreamError::Http1(_) | UpstreamError::Http2(_)) => StatusCode::BAD_GATEWAY,
-            Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) | Self::Overload | Self::Shed => {
+            Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) | Self::Overload | Self::Shed | Self::NoMemory => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -111,7 +113,7 @@ impl RequestError {
             }
             Self::Upstream(UpstreamError::Tls(_)) => "upstream_tls",
             Self::Upstream(_) => "upstream_connect",
-            Self::Overload | Self::Shed => "overload",
+            Self::Overload | Self::Shed | Self::NoMemory => "overload",
         }
     }
 
@@ -119,9 +121,13 @@ impl RequestError {
         match self {
             Self::BadPath | Self::BadHost | Self::BadBody | Self::Connect | Self::NotFromMesh => FaultSide::Downstream,
             Self::NoRoute | Self::BadBackend | Self::Denied(_) | Self::Fault(_) => FaultSide::Policy,
-            Self::NotReady | Self::NoEndpoint(_) | Self::Timeout | Self::Upstream(_) | Self::Overload | Self::Shed => {
-                FaultSide::Upstream
-            }
+            Self::NotReady
+            | Self::NoEndpoint(_)
+            | Self::Timeout
+            | Self::Upstream(_)
+            | Self::Overload
+            | Self::Shed
+            | Self::NoMemory => FaultSide::Upstream,
         }
     }
 
@@ -136,7 +142,7 @@ impl RequestError {
             Self::Denied(_) => 7,
             Self::Timeout => 4,
             Self::BadPath | Self::BadHost | Self::BadBody | Self::NotFromMesh | Self::BadBackend => 13,
-            Self::Overload | Self::Shed => 8,
+            Self::Overload | Self::Shed | Self::NoMemory => 8,
             Self::Fault(_) | Self::NotReady | Self::NoEndpoint(_) | Self::Upstream(_) => 14,
         }
     }

@@ -60,12 +60,16 @@ pub(crate) async fn forward(from: Rc<Departure>, mut request: Request<Arriving>)
 }
 
 /// Answers a request that there is no room for.
-pub(crate) async fn turned_away(from: Rc<Departure>, mut request: Request<Arriving>) -> Response<Relay> {
+pub(crate) async fn turned_away(
+    from: Rc<Departure>,
+    mut request: Request<Arriving>,
+    why: RequestError,
+) -> Response<Relay> {
     let mut exchange = from.begin(&mut request);
     if let Some(Some(destination)) = from.worker.engine.store.load().addresses.get(&from.original.ip()) {
         exchange.service = destination.service.name.clone();
     }
-    exchange.failed(&RequestError::Shed)
+    exchange.failed(&why)
 }
 
 // === impl Departure ===

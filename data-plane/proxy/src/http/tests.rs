@@ -212,7 +212,7 @@ impl Rig {
                     match way {
                         Way::Out => forward(departure, request).await,
                         Way::In => deliver(arrival, request).await,
-                        Way::Away => turned_away(departure, request).await,
+                        Way::Away => turned_away(departure, request, RequestError::Shed).await,
                     }
                 }
             };

@@ -33,6 +33,7 @@ struct Families {
     tls: [TlsSeries; 2],
     fallback: [[Total; FallbackReason::ALL.len()]; 2],
     fallback_failures: [Total; 2],
+    memory_level: Level,
     config_generation: Level,
     certificate_expiry: Level,
     access_log_dropped: Arc<Total>,
@@ -106,6 +107,11 @@ impl Metrics {
         &self.families.fallback_failures[direction as usize]
     }
 
+    /// 0: there is memory; 1: connections are shed; 2: they are ended.
+    pub fn set_memory_level(&self, level: i64) {
+        self.families.memory_level.set(level);
+    }
+
     pub fn set_config_generation(&self, generation: u64) {
         self.families.config_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
@@ -136,6 +142,7 @@ impl Families {
             tls: std::array::from_fn(|_| TlsSeries::default()),
             fallback: Default::default(),
             fallback_failures: Default::default(),
+            memory_level: Level::default(),
             config_generation: Level::default(),
             certificate_expiry: Level::default(),
             access_log_dropped: Arc::default(),

@@ -75,7 +75,7 @@ fn flood(namespace: &Namespace, to: SocketAddr, opening: &[u8]) -> Result<Vec<Tc
 }
 
 /// All labels together.
-fn metric(rig: &Rig, pod: &str, name: &str) -> usize {
+pub(super) fn metric(rig: &Rig, pod: &str, name: &str) -> usize {
     let all = rig.pod(pod).metrics();
     all.iter().filter(|metric| metric.name == name).map(|metric| metric.value as usize).sum()
 }

@@ -14,6 +14,7 @@ use tokio::{
 use super::*;
 use crate::{
     inbound,
+    pressure::Level,
     tls::{ServerAlpn, TlsStream, connect, server_name, tests::Rotation},
     worker,
 };
@@ -84,7 +85,7 @@ impl Callee {
             tokio::task::yield_now().await;
         }
         let drain = watch::Sender::new(false);
-        spawn_local(worker::end(rig.worker.clone(), drain.subscribe()));
+        spawn_local(worker::end(rig.worker.clone(), drain.subscribe(), watch::Sender::new(Level::Calm).subscribe()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let at = rig.clone();
@@ -98,7 +99,7 @@ impl Callee {
                         return inbound::accept_mesh(&rig.worker, stream).await;
                     }
                     let (stream, _, _) = inbound::handshake(&rig.worker, stream, ServerAlpn::Shared).await.unwrap();
-                    let (drain, app) = (rig.worker.drain_with(&stream), App::Here(rig.app.ip()));
+                    let (drain, app) = (rig.worker.drain_with(stream.root()), App::Here(rig.app.ip()));
                     inbound::serve_plain(&rig.worker, &drain, stream, app, rig.app.ip(), rig.app).await;
                 });
             }

@@ -179,6 +179,8 @@ impl Families {
         gauge(out, "outrigger_build_info", "1, labelled with the version")?
             .encode_family(&vec![("version", env!("CARGO_PKG_VERSION"))])?
             .encode_gauge(&1_i64)?;
+        gauge(out, "outrigger_memory_level", "1: connections are shed, 2: they are ended, as memory runs out; else 0")?
+            .encode_gauge(&self.memory_level.get())?;
         gauge(out, "outrigger_config_generation", "Generation of the configuration in force")?
             .encode_gauge(&self.config_generation.get())?;
         gauge(out, "outrigger_certificate_expiry_timestamp_seconds", "When the certificate ends; 0 without one")?

@@ -16,6 +16,7 @@ fn encoded() {
     let _open = metrics.connections(Listener::Mesh).open();
     metrics.connection_shed();
     metrics.set_connections_limit(308);
+    metrics.set_memory_level(2);
     metrics.policy(&arc("shop/deny")).denied.inc();
 
     let text = metrics.encode();
@@ -35,6 +36,7 @@ fn encoded() {
         "outrigger_connections_active{listener=\"mesh\"} 1".into(),
         "outrigger_access_denied_total{policy=\"shop/deny\"} 1".into(),
         "outrigger_connections_limit 308".into(),
+        "outrigger_memory_level 2".into(),
         "outrigger_connections_shed_total 1".into(),
         "# EOF".into(),
     ] {

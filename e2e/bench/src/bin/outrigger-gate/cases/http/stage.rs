@@ -15,8 +15,8 @@ use outrigger_core::{
     config::{EndpointSpec, Inbound, Service, Trust},
 };
 use outrigger_dataplane::{
-    Engine, Limits, Role, fallback::Fallback, listeners::Listeners, telemetry::AccessLog, telemetry::Metrics,
-    tls::MeshTls, worker::Workers,
+    Engine, Limits, Role, fallback::Fallback, listeners::Listeners, pressure::Level, telemetry::AccessLog,
+    telemetry::Metrics, tls::MeshTls, worker::Workers,
 };
 use outrigger_wire::{names::ports, proto::config as proto};
 use rcgen::{
@@ -187,7 +187,8 @@ impl Sidecar {
             shares: Default::default(),
         });
         let (accept, drain) = (watch::Sender::new(true), watch::Sender::new(false));
-        let workers = Workers::start(&engine, vec![listeners], &accept.subscribe(), &drain.subscribe());
+        let memory = watch::Sender::new(Level::Calm).subscribe();
+        let workers = Workers::start(&engine, vec![listeners], &accept.subscribe(), &drain.subscribe(), &memory);
         Ok(Self { _workers: workers.context("a sidecar's worker")?, _accept: accept, _drain: drain })
     }
 }
