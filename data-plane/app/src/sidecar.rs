@@ -53,19 +53,13 @@ pub(crate) fn engine(base: &Base, settings: &Settings, role: Role) -> Result<Arc
     let usual = Limits { per_identity: settings.connections_per_identity, ..Limits::default() };
     let fallback = Fallback::new(base.store.clone(), base.tls.clone(), settings.mark, settings.zone.clone());
     Ok(Arc::new(Engine {
-        role,
-        store: base.store.clone(),
-        tls: base.tls.clone(),
         metrics: base.metrics.clone(),
         log,
         fallback: Arc::new(fallback),
         limits: limits(usual, settings.workers, &base.metrics),
         zone: settings.zone.clone(),
         mark: settings.mark,
-        active: Default::default(),
-        strangers: Default::default(),
-        handshakes: Default::default(),
-        shares: Default::default(),
+        ..Engine::new(role, base.store.clone(), base.tls.clone())
     }))
 }
 

@@ -137,6 +137,25 @@ impl Limits {
 // === impl Engine ===
 
 impl Engine {
+    /// Of a proxy without settings: by the usual limits, and without an access log.
+    pub fn new(role: Role, store: Arc<Store>, tls: Arc<MeshTls>) -> Self {
+        Self {
+            role,
+            fallback: Arc::new(Fallback::new(store.clone(), tls.clone(), None, String::new())),
+            store,
+            tls,
+            metrics: Metrics::new(),
+            log: AccessLog::off(),
+            limits: Limits::default(),
+            zone: String::new(),
+            mark: None,
+            active: Default::default(),
+            strangers: Default::default(),
+            handshakes: Default::default(),
+            shares: Default::default(),
+        }
+    }
+
     /// Where this proxy runs; empty if nobody knows.
     pub(crate) fn zone<'a>(&'a self, snapshot: &'a Snapshot) -> &'a str {
         if self.zone.is_empty() { snapshot.zone() } else { &self.zone }

@@ -34,13 +34,11 @@ use tokio::{
 use super::*;
 use crate::{
     engine::{Engine, Limits, Role},
-    fallback::Fallback,
     http1::{self, Ending},
     http2::{
         self,
         frames::{DATA, END_STREAM, GOAWAY, HEADERS, Heard, PREFACE, RST_STREAM, SETTINGS, frame},
     },
-    telemetry::{AccessLog, Metrics},
     tls::MeshTls,
     worker::Worker,
 };
@@ -104,22 +102,7 @@ impl Rig {
         let (store, _asks) = Store::new();
         store.publish(snapshot);
         let tls = MeshTls::new(store.clone());
-        let fallback = Arc::new(Fallback::new(store.clone(), tls.clone(), None, String::new()));
-        let engine = Arc::new(Engine {
-            role: Role::Sidecar,
-            store,
-            tls,
-            metrics: Metrics::new(),
-            log: AccessLog::off(),
-            fallback,
-            limits: Limits::default(),
-            zone: String::new(),
-            mark: None,
-            active: Default::default(),
-            strangers: Default::default(),
-            handshakes: Default::default(),
-            shares: Default::default(),
-        });
+        let engine = Arc::new(Engine::new(Role::Sidecar, store, tls));
         Self { worker: Rc::new(Worker::new(engine)), app, seen }
     }
 

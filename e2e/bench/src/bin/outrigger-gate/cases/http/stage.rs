@@ -14,10 +14,7 @@ use outrigger_core::{
     Snapshot, Store, Svid,
     config::{EndpointSpec, Inbound, Service, Trust},
 };
-use outrigger_dataplane::{
-    Engine, Limits, Role, fallback::Fallback, listeners::Listeners, pressure::Level, telemetry::AccessLog,
-    telemetry::Metrics, tls::MeshTls, worker::Workers,
-};
+use outrigger_dataplane::{Engine, Role, listeners::Listeners, pressure::Level, tls::MeshTls, worker::Workers};
 use outrigger_wire::{names::ports, proto::config as proto};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -170,22 +167,7 @@ fn called() -> Result<Snapshot> {
 impl Sidecar {
     fn start(store: Arc<Store>, listeners: Listeners) -> Result<Self> {
         let tls = MeshTls::new(store.clone());
-        let fallback = Fallback::new(store.clone(), tls.clone(), None, String::new());
-        let engine = Arc::new(Engine {
-            role: Role::Sidecar,
-            store,
-            tls,
-            metrics: Metrics::new(),
-            log: AccessLog::off(),
-            fallback: Arc::new(fallback),
-            limits: Limits::default(),
-            zone: String::new(),
-            mark: None,
-            active: Default::default(),
-            strangers: Default::default(),
-            handshakes: Default::default(),
-            shares: Default::default(),
-        });
+        let engine = Arc::new(Engine::new(Role::Sidecar, store, tls));
         let (accept, drain) = (watch::Sender::new(true), watch::Sender::new(false));
         let memory = watch::Sender::new(Level::Calm).subscribe();
         let workers = Workers::start(&engine, vec![listeners], &accept.subscribe(), &drain.subscribe(), &memory);
