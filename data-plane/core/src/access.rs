@@ -1,7 +1,7 @@
 //! Who may call what: evaluates the access policies of one workload. Decides only; the proxy enforces, and decides
 //! by itself about callers without identity in strict mode.
 
-use std::{cell::OnceCell, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use outrigger_wire::proto::config::access_policy::Action;
@@ -49,11 +49,8 @@ pub struct Verdict<'a> {
 impl Inbound {
     /// A policy that denies wins; then, if there is any that allows, one of them must match.
     pub fn authorise(&self, request: &AccessRequest<'_>) -> Verdict<'_> {
-        let readings = Readings::of(request.http.as_ref().map_or("", |http| http.path));
-        let matching = |action| {
-            let readings = &readings;
-            self.policies.iter().filter(move |policy| policy.action == action && policy.matches(request, readings))
-        };
+        let matching =
+            |action| self.policies.iter().filter(move |policy| policy.action == action && policy.matches(request));
         let audits = matching(Action::Audit).map(|policy| &policy.name).collect();
         if let Some(denied) = matching(Action::Deny).next() {
             return Verdict { allowed: false, policy: Some(&denied.name), audits };
@@ -101,20 +98,20 @@ impl Probe {
 // === impl AccessPolicy ===
 
 impl AccessPolicy {
-    fn matches(&self, request: &AccessRequest<'_>, readings: &Readings<'_>) -> bool {
-        self.rules.iter().any(|rule| rule.matches(request, readings, self.action))
+    fn matches(&self, request: &AccessRequest<'_>) -> bool {
+        self.rules.iter().any(|rule| rule.matches(request, self.action))
     }
 }
 
 // === impl AccessRule ===
 
 impl AccessRule {
-    fn matches(&self, request: &AccessRequest<'_>, readings: &Readings<'_>, action: Action) -> bool {
+    fn matches(&self, request: &AccessRequest<'_>, action: Action) -> bool {
         self.covers(request.port)
             && (self.from.is_empty() || self.from.iter().any(|from| from.matches(request.caller)))
             && !self.not_from.iter().any(|from| from.matches(request.caller))
             && match &request.http {
-                Some(http) => self.matches_http(http, readings, action),
+                Some(http) => self.matches_http(http, action),
                 // Unseen, it may be what a rule denies, and may not be what a rule allows.
                 None => !self.has_http_conditions() || action == Action::Deny,
             }
@@ -132,10 +129,10 @@ impl AccessRule {
             && self.headers.is_empty())
     }
 
-    fn matches_http(&self, http: &HttpView<'_>, readings: &Readings<'_>, action: Action) -> bool {
+    fn matches_http(&self, http: &HttpView<'_>, action: Action) -> bool {
         let host = host_of(http.host);
         (self.methods.is_empty() || self.methods.contains(http.method))
-            && self.matches_path(readings, action)
+            && self.matches_path(http.path, action)
             && (self.hosts.is_empty() || self.hosts.iter().any(|expected| expected.eq_ignore_ascii_case(host)))
             && self.headers.iter().all(|header| match action {
                 Action::Allow => header.matches_all(http.headers),
@@ -143,46 +140,22 @@ impl AccessRule {
             })
     }
 
-    /// What denies looks for any reading, what allows wants all.
-    fn matches_path(&self, readings: &Readings<'_>, action: Action) -> bool {
-        if self.paths.is_empty() && self.not_paths.is_empty() {
-            return true;
-        }
+    /// Some apps take an encoded slash for a slash or cut path parameters off, some don't. What denies looks for any
+    /// reading, what allows wants all.
+    fn matches_path(&self, path: &str, action: Action) -> bool {
         let matches = |path: &str| {
             (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches(path)))
                 && !self.not_paths.iter().any(|pattern| pattern.matches(path))
         };
-        match action {
-            Action::Allow => readings.all(matches),
-            Action::Deny | Action::Audit => readings.any(matches),
+        if self.paths.is_empty() && self.not_paths.is_empty() {
+            return true;
         }
-    }
-}
-
-// === impl Readings ===
-
-/// A normal path and what else apps read from it: some take an encoded slash for a slash or cut path parameters off, some
-/// don't. Looked for once, by the first rule that has to do with paths.
-struct Readings<'a> {
-    path: &'a str,
-    others: OnceCell<Vec<String>>,
-}
-
-impl<'a> Readings<'a> {
-    fn of(path: &'a str) -> Self {
-        Self { path, others: OnceCell::new() }
-    }
-
-    fn any(&self, matches: impl Fn(&str) -> bool) -> bool {
-        matches(self.path) || self.others().iter().any(|other| matches(other))
-    }
-
-    fn all(&self, matches: impl Fn(&str) -> bool) -> bool {
-        matches(self.path) && self.others().iter().all(|other| matches(other))
-    }
-
-    fn others(&self) -> &[String] {
-        self.others.get_or_init(|| other_readings(self.path))
+        let others = other_readings(path);
+        let mut others = others.iter().map(String::as_str);
+        match action {
+            Action::Allow => matches(path) && others.all(matches),
+            Action::Deny | Action::Audit => matches(path) || others.any(matches),
+        }
     }
 }
 

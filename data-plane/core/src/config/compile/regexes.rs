@@ -26,12 +26,12 @@ pub(super) fn regex(field: &'static str, pattern: &str) -> Checked<Box<regex::Re
 pub(super) fn judge_table(table: &wire::RouteTable) -> Checked<()> {
     let mut routes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for entry in &table.entries {
-        let rule = table.rules.get(entry.rule as usize).map_or("", |rule| rule.name.as_str());
-        let route = rule.split_once('#').map_or(rule, |(route, _)| route);
         let Some(of) = &entry.r#match else { continue };
         let keys = of.headers.iter().chain(&of.query).chain(&of.cookies);
         let mut patterns = of.path.iter().filter_map(of_path).chain(keys.filter_map(of_key)).peekable();
         if patterns.peek().is_some() {
+            let rule = table.rules.get(entry.rule as usize).map_or("", |rule| rule.name.as_str());
+            let route = rule.split_once('#').map_or(rule, |(route, _)| route);
             routes.entry(route).or_default().extend(patterns);
         }
     }
