@@ -1,6 +1,8 @@
 //! The process's descriptors: as many as it may have, and how many of them are for whom. Whoever only opens connections can't
 //! have those that known proxies, the watches and the files need.
 
+use std::time::Duration;
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::listener::Room;
@@ -9,7 +11,11 @@ use crate::listener::Room;
 const OWN: usize = 192;
 /// Where there is no end of descriptors, other things come to theirs.
 const MOST_PROXIES: usize = 16_384;
-const MOST_STRANGERS: usize = 1024;
+const MOST_STRANGERS: usize = 256;
+/// When a controller ends, thousands of proxies come to another at once, which shakes hands with some hundreds in that time.
+const GRACE_OF_PROXIES: Duration = Duration::from_secs(1);
+/// A kubelet doesn't wait longer for its probes, behind whoever else has come.
+const GRACE: Duration = Duration::from_millis(100);
 /// If nobody says how many there are.
 const FEW: usize = 1024;
 
@@ -42,10 +48,14 @@ impl Rooms {
         let (eighth, sixteenth) = ((rest / 8).max(1), (rest / 16).max(1));
         let strangers = |share: usize| share.min(MOST_STRANGERS);
         Self {
-            proxies: Room { known: (5 * eighth).min(MOST_PROXIES), strangers: strangers(eighth) },
-            webhook: Room { known: strangers(sixteenth), strangers: strangers(sixteenth) },
+            proxies: Room {
+                known: (4 * eighth).min(MOST_PROXIES),
+                strangers: strangers(2 * eighth),
+                grace: GRACE_OF_PROXIES,
+            },
+            webhook: Room { known: strangers(sixteenth), strangers: strangers(sixteenth), grace: GRACE },
             // Nobody is known there. What has just ended counts for a moment still.
-            pages: Room { known: 1, strangers: strangers(sixteenth / 2) },
+            pages: Room { known: 1, strangers: strangers(sixteenth / 2), grace: GRACE },
         }
     }
 }
@@ -60,7 +70,7 @@ mod tests {
             let Rooms { proxies, webhook, pages } = Rooms::of(limit);
             let all = [proxies, webhook, pages, pages].map(|room| room.known + room.strangers);
             assert!(all.iter().sum::<usize>() <= limit - OWN.min(limit / 2), "{limit}: {all:?}");
-            assert!(proxies.strangers <= limit / 8 && proxies.strangers < proxies.known, "{limit}: {proxies:?}");
+            assert!(proxies.strangers <= limit / 4 && proxies.strangers < proxies.known, "{limit}: {proxies:?}");
         }
         let most = Rooms::of(usize::MAX).proxies;
         assert_eq!((most.known, most.strangers), (MOST_PROXIES, MOST_STRANGERS));

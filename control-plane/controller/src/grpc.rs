@@ -95,6 +95,7 @@ impl Server {
         peer: SocketAddr,
         guest: Guest,
     ) -> Result<Response<Body>, Infallible> {
+        guest.has_asked_now();
         let principal = match self.authenticator.authenticate(request.headers(), peer).await {
             Ok(principal) => principal,
             // The same answer whatever was wrong: it tells a guesser nothing.
@@ -140,7 +141,11 @@ mod tests {
         let server = Server::new(own, Arc::new(Authenticator::Files(tokens)), Routes::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(server.run(listener, Room { known: 1, strangers: 1 }, CancellationToken::new()));
+        tokio::spawn(server.run(
+            listener,
+            Room { known: 1, strangers: 1, grace: Duration::from_secs(1) },
+            CancellationToken::new(),
+        ));
 
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()).unwrap();

@@ -23,8 +23,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Pause when the process is out of descriptors or memory: only time brings some back.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Time that each peer has to make itself known, however many there are.
-const GRACE: Duration = Duration::from_millis(100);
+/// Time that a peer who has asked for something has until it is known, however many there are: its token is looked at, which an
+/// API server may take its time for.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How often it is said that there are too many.
 const SAY: Duration = Duration::from_secs(10);
 
@@ -44,13 +45,21 @@ pub(crate) async fn silence(asked: &CancellationToken) {
 pub(crate) struct Room {
     /// Of peers that have made themselves known. Where there are more, whoever comes waits in the kernel's queue.
     pub(crate) known: usize,
-    /// Of others. For one more, whoever has been there for longest goes.
+    /// Of others. For one more, whoever has been silent for longest goes; or has been there for longest, if all have asked.
     pub(crate) strangers: usize,
+    /// Time that each of these has to ask for something, however many there are.
+    pub(crate) grace: Duration,
 }
 
 /// A connection's own word on who is at its other end.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Guest(Arc<AtomicBool>);
+pub(crate) struct Guest(Arc<Word>);
+
+#[derive(Debug, Default)]
+struct Word {
+    asked: AtomicBool,
+    known: AtomicBool,
+}
 
 /// A connection of which nobody knows whose it is.
 struct Stranger {
@@ -62,14 +71,30 @@ struct Stranger {
 // === impl Guest ===
 
 impl Guest {
+    /// It has said something that has to be looked at.
+    pub(crate) fn has_asked_now(&self) {
+        self.0.asked.store(true, Ordering::Relaxed);
+    }
+
     /// From now on the connection is one of the known.
     pub(crate) fn is_known_now(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.known.store(true, Ordering::Relaxed);
+    }
+
+    fn has_asked(&self) -> bool {
+        self.0.asked.load(Ordering::Relaxed)
     }
 
     fn is_known(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.known.load(Ordering::Relaxed)
     }
+}
+
+/// Who goes first, and when.
+fn first_to_go(strangers: &VecDeque<Stranger>, grace: Duration) -> Option<(usize, Instant)> {
+    let silent = strangers.iter().position(|stranger| !stranger.guest.has_asked());
+    let (at, patience) = silent.map_or((0, ANSWER), |at| (at, grace));
+    strangers.get(at).map(|stranger| (at, stranger.since + patience))
 }
 
 /// Serves every connection in a task of its own until `stop`; then waits for those that are left.
@@ -87,9 +112,8 @@ pub(crate) async fn accept<F>(
     let mut said: Option<Instant> = None;
     loop {
         strangers.retain(|stranger| !stranger.guest.is_known() && !stranger.task.is_finished());
-        let full = strangers.len() >= room.strangers;
-        let since = strangers.front().filter(|_| full).map(|oldest| oldest.since);
-        let due = since.map(|since| since + GRACE).filter(|due| *due > Instant::now());
+        let leaves = if strangers.len() >= room.strangers { first_to_go(&strangers, room.grace) } else { None };
+        let due = leaves.map(|(_, due)| due).filter(|due| *due > Instant::now());
         let known = connections.len().saturating_sub(strangers.len());
         tokio::select! {
             () = stop.cancelled() => break,
@@ -97,11 +121,11 @@ pub(crate) async fn accept<F>(
             () = time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             accepted = listener.accept(), if due.is_none() && known < room.known => match accepted {
                 Ok((stream, peer)) => {
-                    if full && let Some(oldest) = strangers.pop_front() {
-                        oldest.task.abort();
+                    if let Some(first) = leaves.and_then(|(at, _)| strangers.remove(at)) {
+                        first.task.abort();
                         if said.is_none_or(|said| said.elapsed() > SAY) {
                             said = Some(Instant::now());
-                            tracing::warn!(%peer, room.strangers, "too many peers don't say who they are: the oldest are closed");
+                            tracing::warn!(%peer, room.strangers, "too many peers don't say who they are: some are closed");
                         }
                     }
                     // Pushes are small and wanted at once; a socket that refuses this is about to fail anyway.
@@ -145,11 +169,13 @@ mod tests {
 
     use super::*;
 
-    /// Answers each byte with itself; who says `k` is known.
+    /// Answers each byte with itself; who says `k` is known, and who says `a` has asked.
     async fn echo(mut stream: TcpStream, guest: Guest) {
         while let Ok(byte) = stream.read_u8().await {
-            if byte == b'k' {
-                guest.is_known_now();
+            match byte {
+                b'a' => guest.has_asked_now(),
+                b'k' => guest.is_known_now(),
+                _ => {}
             }
             let _ = stream.write_u8(byte).await;
         }
@@ -164,7 +190,7 @@ mod tests {
     async fn who_is_known_stays_and_the_oldest_stranger_goes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let room = Room { known: 2, strangers: 3 };
+        let room = Room { known: 2, strangers: 3, grace: Duration::from_millis(100) };
         let serve = |stream, _, guest| echo(stream, guest);
         tokio::spawn(accept(listener, room, CancellationToken::new(), serve));
         let connect = async || TcpStream::connect(address).await.unwrap();
@@ -192,5 +218,22 @@ mod tests {
         assert_eq!(late.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(known);
         assert_eq!(late.read_u8().await.unwrap(), b's');
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_stays_longer_than_who_is_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let room = Room { known: 1, strangers: 2, grace: Duration::from_millis(100) };
+        let serve = |stream, _, guest| echo(stream, guest);
+        tokio::spawn(accept(listener, room, CancellationToken::new(), serve));
+        let connect = async || TcpStream::connect(address).await.unwrap();
+
+        let (mut first, mut silent) = (connect().await, connect().await);
+        assert_eq!(ask(&mut first, b'a').await.unwrap(), b'a');
+        let mut next = connect().await;
+        assert_eq!(ask(&mut next, b'a').await.unwrap(), b'a');
+        assert_eq!(silent.read(&mut [0]).await.unwrap_or_default(), 0);
+        assert_eq!(ask(&mut first, b'x').await.unwrap(), b'x');
     }
 }

@@ -151,6 +151,7 @@ impl Webhook {
         let service = service_fn(|request| {
             asked.cancel();
             let (webhook, guest) = (Arc::clone(&self), guest.clone());
+            guest.has_asked_now();
             async move {
                 let page = timeout(PATIENCE, webhook.answer(request)).await;
                 // API servers don't say who they are; whoever gets an answer is taken for one.

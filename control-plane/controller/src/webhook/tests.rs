@@ -28,7 +28,7 @@ use crate::{
 /// The name that API servers verify.
 const SERVICE: &str = "outrigger-controller.outrigger-system.svc";
 
-const ROOM: Room = Room { known: 1024, strangers: 1024 };
+const ROOM: Room = Room { known: 1024, strangers: 1024, grace: Duration::from_secs(1) };
 
 struct Port {
     address: SocketAddr,
