@@ -26,8 +26,8 @@ use super::{
 const DESCRIPTORS: usize = 512;
 const STRANGERS: usize = 600;
 const READERS: usize = 100;
-/// A newcomer waits behind all strangers who are in the kernel's queue.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A newcomer waits behind all strangers who are in the kernel's queue, some eighty of whom are let in each second.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// While more strangers than it has descriptors come again whenever they are closed, proxies keep their streams, are told what
 /// changes, and one that is restarted gets its own.
