@@ -13,6 +13,7 @@ mod frames;
 mod garbage;
 mod http1;
 mod http2;
+mod listening;
 mod memory;
 mod peer;
 pub(super) mod rig;

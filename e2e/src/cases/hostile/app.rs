@@ -3,12 +3,11 @@
 use std::{
     io::Write,
     iter,
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::TcpStream,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +15,9 @@ use anyhow::{Context, Result, ensure};
 use outrigger_testbed::{net::Namespace, probe::wait_until};
 
 use super::{
+    backend::lock,
     frames::{ACK, Attack, Ended, Heard, attack, frame, kind},
+    listening::Listening,
     peer::Peer,
 };
 
@@ -38,8 +39,8 @@ pub(super) struct Script {
 
 /// Ends when it is dropped.
 pub(super) struct App {
-    namespace: Arc<Namespace>,
     shared: Arc<Shared>,
+    _listening: Listening,
 }
 
 #[derive(Default)]
@@ -49,29 +50,18 @@ struct Shared {
     done: Mutex<(Attack, Option<Ended>)>,
     /// Connections that are flooded.
     busy: AtomicUsize,
-    over: Mutex<bool>,
 }
 
 impl App {
     pub(super) fn start(namespace: &Arc<Namespace>) -> Result<Self> {
-        let listener = namespace.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))?;
-        let listener = listener.context("the attacker's port")?;
         let shared = Arc::<Shared>::default();
         let of_listener = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if *lock(&of_listener.over) {
-                    return;
-                }
-                let shared = of_listener.clone();
-                thread::spawn(move || {
-                    if let Ok(ended) = shared.serve(stream) {
-                        lock(&shared.done).1.get_or_insert(ended);
-                    }
-                });
+        let listening = Listening::start(namespace, PORT, move |stream| {
+            if let Ok(ended) = of_listener.serve(stream) {
+                lock(&of_listener.done).1.get_or_insert(ended);
             }
-        });
-        Ok(Self { namespace: namespace.clone(), shared })
+        })?;
+        Ok(Self { shared, _listening: listening })
     }
 
     /// From now on, and no longer than that.
@@ -86,14 +76,6 @@ impl App {
         wait_until("the app's floods have ended", Duration::from_secs(10), is_over)?;
         let (attack, ended) = *lock(&self.shared.done);
         Ok(Attack { ended: ended.unwrap_or(Ended::Open), ..attack })
-    }
-}
-
-impl Drop for App {
-    fn drop(&mut self) {
-        *lock(&self.shared.over) = true;
-        // One more connection, so that the listener comes round to seeing it.
-        let _ = self.namespace.connect((Ipv4Addr::LOCALHOST, PORT).into(), Duration::from_secs(1));
     }
 }
 
@@ -151,8 +133,4 @@ impl Shared {
         done.sent += sent;
         done.bytes += bytes;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,17 +8,17 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::TcpStream,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
-    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use outrigger_testbed::net::Namespace;
+
+use super::listening::Listening;
 
 pub(super) const PORT: u16 = 8081;
 
@@ -27,8 +27,8 @@ pub(super) const MARK: &[u8] = b"x-backend: raw";
 
 /// Ends when it is dropped: those that stall are let go, those that read see their callers go.
 pub(super) struct Backend {
-    namespace: Arc<Namespace>,
     shared: Arc<Shared>,
+    _listening: Listening,
 }
 
 #[derive(Default)]
@@ -44,20 +44,10 @@ struct Shared {
 
 impl Backend {
     pub(super) fn start(namespace: &Arc<Namespace>) -> Result<Self> {
-        let listener = namespace.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))?;
-        let listener = listener.context("the raw backend's port")?;
         let shared = Arc::<Shared>::default();
         let of_listener = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if *lock(&of_listener.over) {
-                    return;
-                }
-                let shared = of_listener.clone();
-                thread::spawn(move || drop(shared.serve(&stream)));
-            }
-        });
-        Ok(Self { namespace: namespace.clone(), shared })
+        let listening = Listening::start(namespace, PORT, move |stream| drop(of_listener.serve(&stream)))?;
+        Ok(Self { shared, _listening: listening })
     }
 
     /// What was given to it since the last look.
@@ -79,8 +69,6 @@ impl Drop for Backend {
     fn drop(&mut self) {
         *lock(&self.shared.over) = true;
         self.shared.let_go.notify_all();
-        // One more connection, so that the listener comes round to seeing it.
-        let _ = self.namespace.connect((Ipv4Addr::LOCALHOST, PORT).into(), Duration::from_secs(1));
     }
 }
 
@@ -168,6 +156,6 @@ fn chunks(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
