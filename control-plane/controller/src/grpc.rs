@@ -70,15 +70,14 @@ impl Server {
             () = stop.cancelled() => None,
         };
         let Some(stream) = stream else { return };
-        let asked = CancellationToken::new();
         let service = service_fn(|request| {
-            asked.cancel();
+            guest.has_asked_now();
             Arc::clone(&self).call(request, peer, guest.clone())
         });
         let mut connection = std::pin::pin!(self.http2.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = listener::silence(&asked) => return tracing::debug!(%peer, "nothing was asked for in time"),
+            () = guest.silence() => return tracing::debug!(%peer, "nothing was asked for in time"),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -95,7 +94,6 @@ impl Server {
         peer: SocketAddr,
         guest: Guest,
     ) -> Result<Response<Body>, Infallible> {
-        guest.has_asked_now();
         let principal = match self.authenticator.authenticate(request.headers(), peer).await {
             Ok(principal) => principal,
             // The same answer whatever was wrong: it tells a guesser nothing.

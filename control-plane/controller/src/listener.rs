@@ -33,13 +33,6 @@ const SAY: Duration = Duration::from_secs(10);
 /// preface for ever, and sends pings only after it.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Is over when a connection whose first request cancels `asked` should be dropped, and never if there was one.
-pub(crate) async fn silence(asked: &CancellationToken) {
-    if time::timeout(SILENCE, asked.cancelled()).await.is_ok() {
-        std::future::pending().await
-    }
-}
-
 /// How many connections one listener serves at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
@@ -57,7 +50,8 @@ pub(crate) struct Guest(Arc<Word>);
 
 #[derive(Debug, Default)]
 struct Word {
-    asked: AtomicBool,
+    /// Cancelled by the first request.
+    asked: CancellationToken,
     known: AtomicBool,
 }
 
@@ -73,7 +67,19 @@ struct Stranger {
 impl Guest {
     /// It has said something that has to be looked at.
     pub(crate) fn has_asked_now(&self) {
-        self.0.asked.store(true, Ordering::Relaxed);
+        self.0.asked.cancel();
+    }
+
+    /// Is over once it has.
+    pub(crate) async fn asked(&self) {
+        self.0.asked.cancelled().await;
+    }
+
+    /// Is over when the connection should be dropped, because it has asked for nothing; never if it has.
+    pub(crate) async fn silence(&self) {
+        if time::timeout(SILENCE, self.asked()).await.is_ok() {
+            std::future::pending().await
+        }
     }
 
     /// From now on the connection is one of the known.
@@ -82,7 +88,7 @@ impl Guest {
     }
 
     fn has_asked(&self) -> bool {
-        self.0.asked.load(Ordering::Relaxed)
+        self.0.asked.is_cancelled()
     }
 
     fn is_known(&self) -> bool {
@@ -181,6 +187,14 @@ mod tests {
         }
     }
 
+    async fn start(room: Room) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = |stream, _, guest| echo(stream, guest);
+        tokio::spawn(accept(listener, room, CancellationToken::new(), serve));
+        address
+    }
+
     async fn ask(stream: &mut TcpStream, byte: u8) -> io::Result<u8> {
         stream.write_u8(byte).await?;
         stream.read_u8().await
@@ -188,11 +202,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_known_stays_and_the_oldest_stranger_goes() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let room = Room { known: 2, strangers: 3, grace: Duration::from_millis(100) };
-        let serve = |stream, _, guest| echo(stream, guest);
-        tokio::spawn(accept(listener, room, CancellationToken::new(), serve));
+        let address = start(room).await;
         let connect = async || TcpStream::connect(address).await.unwrap();
 
         let mut known = connect().await;
@@ -222,11 +233,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_asked_stays_longer_than_who_is_silent() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let room = Room { known: 1, strangers: 2, grace: Duration::from_millis(100) };
-        let serve = |stream, _, guest| echo(stream, guest);
-        tokio::spawn(accept(listener, room, CancellationToken::new(), serve));
+        let address = start(room).await;
         let connect = async || TcpStream::connect(address).await.unwrap();
 
         let (mut first, mut silent) = (connect().await, connect().await);

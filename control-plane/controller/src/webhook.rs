@@ -102,11 +102,11 @@ pub(crate) struct Stop {
 // === impl Stop ===
 
 impl Stop {
-    /// Is over when a connection is to take no more requests. While draining, it is left its first, which cancels `asked`.
-    async fn of_connection(&self, asked: &CancellationToken) {
+    /// Is over when a connection is to take no more requests. While draining, it is left its first.
+    async fn of_connection(&self, guest: &Guest) {
         let drained = async {
             self.drain.cancelled().await;
-            asked.cancelled().await;
+            guest.asked().await;
         };
         tokio::select! {
             () = drained => {}
@@ -147,9 +147,7 @@ impl Webhook {
             () = stop.end.cancelled() => None,
         };
         let Some(stream) = stream else { return };
-        let asked = CancellationToken::new();
         let service = service_fn(|request| {
-            asked.cancel();
             let (webhook, guest) = (Arc::clone(&self), guest.clone());
             guest.has_asked_now();
             async move {
@@ -174,8 +172,8 @@ impl Webhook {
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = listener::silence(&asked) => return tracing::debug!(%peer, "nothing was asked for in time"),
-            () = stop.of_connection(&asked) => {
+            () = guest.silence() => return tracing::debug!(%peer, "nothing was asked for in time"),
+            () = stop.of_connection(&guest) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
